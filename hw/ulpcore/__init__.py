@@ -1,0 +1,1 @@
+"""The ulpcore deep-learning core as Amaranth components."""

@@ -1,0 +1,265 @@
+"""Parameters of a core: one dataclass, checked as a whole, derived values computed once.
+
+Both the models in `ulpsim` and the hardware in `ulpcore` read their sizes from here and
+from nowhere else.
+"""
+
+import dataclasses
+import tomllib
+from functools import cached_property
+from pathlib import Path
+
+from .formats import Precision
+
+__all__ = ["NAMED", "SLOT_BITS", "SLOT_BYTES", "CoreConfig", "load_config"]
+
+SLOT_BITS = 16
+SLOT_BYTES = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CoreConfig:
+    """One core.
+
+    Parameters
+    ----------
+    name
+        Appears in the Verilog's module name and in reports.
+    rows
+        Slots along K that the array multiplies at a time; at most `banks`.
+    columns, lanes
+        The array has `columns` columns of processing elements with `lanes` slots each, that is
+        `columns * lanes` outputs (N) at a time.
+    formats
+        The precisions that the slots can multiply. Only what is named is built.
+    multiply_add_stages
+        Clock cycles from the inputs of a slot to its partial sum.
+    accumulator_depth
+        Vectors of `columns * lanes` 32-bit partial sums held.
+    activation_bytes, weight_bytes
+        Sizes of the activation scratchpad and of the weight scratchpad.
+    parameter_columns
+        Columns for which scale, bias, residual scale and upper bound can be held.
+    program_length
+        Instructions that the instruction memory holds.
+    queue_depth
+        Instructions waiting in front of each unit.
+    special_lanes
+        Elements that the special-function unit takes in each cycle.
+    bus_bytes
+        Width of the AXI4 data bus.
+    burst_beats
+        Longest AXI4 burst.
+    outstanding_reads
+        AXI4 read bursts under way at once.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the parameter, what was required and what came.
+    """
+
+    name: str = "edge"
+    rows: int = 8
+    columns: int = 8
+    lanes: int = 1
+    formats: tuple[Precision, ...] = (
+        Precision.FP16,
+        Precision.INT8,
+        Precision.INT4,
+        Precision.INT2,
+    )
+    multiply_add_stages: int = 4
+    accumulator_depth: int = 512
+    activation_bytes: int = 64 * 1024
+    weight_bytes: int = 64 * 1024
+    parameter_columns: int = 512
+    program_length: int = 1024
+    queue_depth: int = 16
+    special_lanes: int = 2
+    bus_bytes: int = 4
+    burst_beats: int = 64
+    outstanding_reads: int = 4
+
+    #: Slots that one access of the activation scratchpad can touch, and its number of banks.
+    banks = 8
+    #: Cycles in which each user of the scratchpad's shared port has its turn once.
+    phases = 4
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.name, str) and self.name.isidentifier()):
+            raise ValueError(f"name must be a string and an identifier, not {self.name!r}")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is int or field.type == "int":
+                if isinstance(value, bool) or not isinstance(value, int):
+                    raise TypeError(f"{field.name} must be an integer, not {value!r}")
+                if value < 1:
+                    raise ValueError(f"{field.name} must be at least 1, not {value}")
+        formats = tuple(self.formats)
+        if not formats:
+            raise ValueError("formats must name at least one precision")
+        for precision in formats:
+            if not isinstance(precision, Precision):
+                known = ", ".join(p.name for p in Precision)
+                raise TypeError(f"formats must hold members of Precision ({known}), "
+                                f"not {precision!r}")
+        if len(set(formats)) != len(formats):
+            raise ValueError(f"formats must name each precision once, not {formats!r}")
+        object.__setattr__(self, "formats", tuple(p for p in Precision if p in formats))
+        self._require_powers_of_two()
+        self._require_shape()
+
+    def _require_powers_of_two(self) -> None:
+        for name in ("rows", "columns", "lanes", "accumulator_depth", "activation_bytes",
+                     "weight_bytes", "parameter_columns", "program_length", "special_lanes",
+                     "bus_bytes", "burst_beats", "outstanding_reads"):
+            value = getattr(self, name)
+            if value & (value - 1):
+                raise ValueError(f"{name} must be a power of two, not {value}")
+
+    def _require_shape(self) -> None:
+        if not 2 <= self.rows <= self.banks:
+            raise ValueError(f"rows must be from 2 to the {self.banks} banks of the scratchpad, "
+                             f"not {self.rows}")
+        if self.column_lanes != 8:
+            raise ValueError("columns * lanes must be 8, the slots that the scratchpad's shared "
+                             f"port carries at once, not {self.columns} * {self.lanes} = "
+                             f"{self.column_lanes}")
+        if not 2 <= self.multiply_add_stages <= 6:
+            raise ValueError(f"multiply_add_stages must be from 2 to 6, "
+                             f"not {self.multiply_add_stages}")
+        if self.bus_bytes != 4:
+            raise ValueError(f"bus_bytes must be 4, not {self.bus_bytes}: a wider bus would "
+                             "deliver a scratchpad line before its next turn at the port")
+        if self.column_lanes // self.special_lanes != self.phases:
+            raise ValueError(
+                f"special_lanes must be columns * lanes / {self.phases} = "
+                f"{self.column_lanes // self.phases}, one vector for each turn at the "
+                f"scratchpad's shared port, not {self.special_lanes}")
+        if self.burst_beats > 256:
+            raise ValueError(f"burst_beats must be at most AXI4's 256, not {self.burst_beats}")
+        if self.accumulator_depth < 2 * self.minimum_tile_period:
+            raise ValueError(
+                f"accumulator_depth must be at least twice the minimum tile period, "
+                f"{2 * self.minimum_tile_period}, not {self.accumulator_depth}")
+        limits = {"accumulator_depth": 1 << 12, "activation_bytes": SLOT_BYTES << 20,
+                  "weight_bytes": SLOT_BYTES << 20, "parameter_columns": 1 << 12,
+                  "program_length": 1 << 12}
+        for name, limit in limits.items():
+            if getattr(self, name) > limit:
+                raise ValueError(f"{name} must be at most {limit}, what the instruction's fields "
+                                 f"can address, not {getattr(self, name)}")
+        for name, least in (("activation_bytes", 1024), ("weight_bytes", 1024),
+                            ("parameter_columns", self.column_lanes), ("program_length", 16)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+
+    @cached_property
+    def column_lanes(self) -> int:
+        """Outputs (N) of the array."""
+        return self.columns * self.lanes
+
+    @cached_property
+    def has_float(self) -> bool:
+        return any(p.is_float for p in self.formats)
+
+    @cached_property
+    def has_integer(self) -> bool:
+        return any(not p.is_float for p in self.formats)
+
+    @cached_property
+    def activation_slots(self) -> int:
+        return self.activation_bytes // SLOT_BYTES
+
+    @cached_property
+    def weight_slots(self) -> int:
+        return self.weight_bytes // SLOT_BYTES
+
+    @cached_property
+    def weight_lines(self) -> int:
+        """Lines of `column_lanes` slots in the weight scratchpad: one row of a tile each."""
+        return self.weight_slots // self.column_lanes
+
+    @cached_property
+    def partial_sum_bits(self) -> int:
+        """Width of the partial sums in the array: no wider than `rows` slots can make them."""
+        widths = [16] if self.has_float else []
+        for p in self.formats:
+            if not p.is_float:
+                largest = self.rows * p.per_slot * ((1 << p.bits) - 1) ** 2
+                widths.append(largest.bit_length() + 1)
+        return max(widths)
+
+    @cached_property
+    def accumulate_latency(self) -> int:
+        """Cycles from the read of an accumulator until a read sees the sum written back."""
+        return 6 if self.has_float else 2
+
+    @cached_property
+    def minimum_tile_period(self) -> int:
+        """Fewest cycles from one tile of weights to the next.
+
+        A row's weights can be replaced once the swap has passed it. The swap travels
+        `multiply_add_stages` cycles a row, the replacing weights one, so the last row decides.
+        """
+        swap = (self.rows - 1) * (self.multiply_add_stages - 1) + 2
+        return max(swap, self.rows, self.accumulate_latency)
+
+
+EDGE = CoreConfig(name="edge")
+NANO = CoreConfig(
+    name="nano",
+    rows=4,
+    formats=(Precision.INT8, Precision.INT4, Precision.INT2),
+    multiply_add_stages=3,
+    accumulator_depth=256,
+    activation_bytes=16 * 1024,
+    weight_bytes=16 * 1024,
+    parameter_columns=128,
+    program_length=256,
+)
+NAMED = {config.name: config for config in (EDGE, NANO)}
+
+
+def load_config(source: str | Path) -> CoreConfig:
+    """The named configuration, or the one in a TOML file whose keys are `CoreConfig`'s fields.
+
+    `formats` is a list of names there. A file may start from a named configuration with the key
+    `base`. Raises ValueError naming the file, the key and what was required.
+    """
+    if str(source) in NAMED:
+        return NAMED[str(source)]
+    path = Path(source)
+    if path.suffix != ".toml":
+        raise ValueError(f"configuration must be one of {', '.join(NAMED)} or a .toml file, "
+                         f"not {str(source)!r}")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"configuration {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"configuration {path} is not TOML: {error}") from error
+    base = table.pop("base", None)
+    if base is not None and base not in NAMED:
+        raise ValueError(f"configuration {path}: base must be one of {', '.join(NAMED)}, "
+                         f"not {base!r}")
+    fields = {field.name for field in dataclasses.fields(CoreConfig)}
+    for key in table:
+        if key not in fields:
+            raise ValueError(f"configuration {path}: there is no parameter {key!r}; "
+                             f"there are {', '.join(sorted(fields))}")
+    if "formats" in table:
+        try:
+            table["formats"] = tuple(Precision[name] for name in table["formats"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"configuration {path}: formats must be a list of "
+                             f"{', '.join(p.name for p in Precision)}, "
+                             f"not {table['formats']!r}") from error
+    table.setdefault("name", path.stem)
+    try:
+        if base is not None:
+            return dataclasses.replace(NAMED[base], **table)
+        return CoreConfig(**table)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"configuration {path}: {error}") from error

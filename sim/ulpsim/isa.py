@@ -1,0 +1,470 @@
+"""The instruction set: one table, from which everything that speaks it comes.
+
+`INSTRUCTIONS` is the only place where an instruction, a field, its position or its meaning is
+written down. The encoder, the decoder, the assembler and the disassembler below, the RTL decoder
+(`ulpcore.decoder`) and `docs/instruction-set.md` are derived from it.
+
+An instruction is one word of 512 bits (64 bytes, little-endian). Its first 32 bits are the same
+for all: the opcode, how many tokens to take from each unit before starting, and to which units to
+give one when done. The fields follow without gaps in the order of the table; the rest is zero.
+"""
+
+import dataclasses
+import enum
+import re
+from collections.abc import Iterable, Sequence
+
+from .formats import Precision
+
+__all__ = [
+    "HEADER",
+    "INSTRUCTIONS",
+    "INSTRUCTION_BITS",
+    "INSTRUCTION_BYTES",
+    "OPCODES",
+    "Cause",
+    "Field",
+    "Instruction",
+    "InstructionType",
+    "Pool",
+    "Segment",
+    "Target",
+    "Unit",
+    "assemble",
+    "decode",
+    "decode_program",
+    "disassemble",
+    "documentation",
+    "encode",
+    "encode_program",
+]
+
+INSTRUCTION_BITS = 512
+INSTRUCTION_BYTES = INSTRUCTION_BITS // 8
+
+
+class Unit(enum.Enum):
+    """The units that run instructions, each in its own queue's order."""
+
+    LOAD = 0
+    EXECUTE = 1
+    SPECIAL = 2
+    STORE = 3
+
+
+class Target(enum.Enum):
+    """Memories that LOAD can write."""
+
+    ACTIVATIONS = 0
+    WEIGHTS = 1
+    PARAMETERS = 2
+
+
+class Segment(enum.Enum):
+    """Regions of external memory, each a base and a size in the core's registers."""
+
+    PARAMETERS = 0
+    INPUT = 1
+    OUTPUT = 2
+    WORKSPACE = 3
+
+
+class Pool(enum.Enum):
+    """What the special-function unit does with the elements of a window."""
+
+    NONE = 0
+    MAXIMUM = 1
+    SUM = 2
+
+
+class Cause(enum.Enum):
+    """Why the core stopped; the value is what the cause register holds."""
+
+    NONE = 0
+    ILLEGAL_INSTRUCTION = 1
+    PROGRAM_LENGTH = 2
+    MISALIGNED_ADDRESS = 3
+    ACTIVATION_RANGE = 4
+    WEIGHT_RANGE = 5
+    PARAMETER_RANGE = 6
+    ACCUMULATOR_RANGE = 7
+    SEGMENT_RANGE = 8
+    SEGMENT_READ_ONLY = 9
+    UNSUPPORTED_FORMAT = 10
+    BUS_SLAVE_ERROR = 11
+    BUS_DECODE_ERROR = 12
+    TOKEN_OVERFLOW = 13
+    DEADLOCK = 14
+    WATCHDOG = 15
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field: an unsigned number of `width` bits, or a member of `choices`."""
+
+    name: str
+    width: int
+    meaning: str
+    least: int = 0
+    choices: type[enum.Enum] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class InstructionType:
+    """One row of the table."""
+
+    name: str
+    opcode: int
+    unit: Unit | None
+    meaning: str
+    fields: tuple[Field, ...] = ()
+
+    def layout(self) -> dict[str, tuple[int, int]]:
+        """(first bit, width) of every field, the header's included."""
+        positions, first = {}, 0
+        for field in (*HEADER, *self.fields):
+            positions[field.name] = (first, field.width)
+            first += field.width
+        return positions
+
+
+HEADER = (
+    Field("opcode", 4, "which instruction this is"),
+    *(Field(f"wait_{u.name.lower()}", 4, f"tokens to take from the {u.name.lower()} unit before "
+            "starting") for u in Unit),
+    *(Field(f"post_{u.name.lower()}", 1, f"give the {u.name.lower()} unit a token when done")
+      for u in Unit),
+    Field("reserved", 8, "must be zero"),
+)
+
+_PRECISION = Field("precision", 4, "precision of activations and weights", choices=Precision)
+_LOOPS = tuple(Field(f"count_{i}", 12, f"iterations of output loop {i} (0 is the outermost)",
+                     least=1) for i in range(3))
+
+INSTRUCTIONS = (
+    InstructionType("HALT", 0, None, "End of the program: wait until every unit is idle, then "
+                    "report done."),
+    InstructionType(
+        "LOAD", 1, Unit.LOAD,
+        "Copy `rows` rows of `length` slots from external memory to a scratchpad. Row i starts at "
+        "byte `offset + i * source_pitch` of the segment and goes to slot `address + i * pitch`. "
+        "Offset and source pitch are multiples of the bus width. For the weights, address, length "
+        "and pitch are multiples of a line (columns x lanes slots); for the parameters, of a "
+        "column (8 slots: scale, bias, residual scale and upper bound, FP32 each) times "
+        "special lanes.",
+        (Field("target", 2, "memory to write", choices=Target),
+         Field("segment", 2, "segment to read", choices=Segment),
+         Field("offset", 32, "first byte in the segment"),
+         Field("source_pitch", 32, "bytes from row to row in the segment"),
+         Field("rows", 16, "number of rows", least=1),
+         Field("length", 20, "slots in a row", least=1),
+         Field("address", 20, "first slot in the target"),
+         Field("pitch", 20, "slots from row to row in the target"))),
+    InstructionType(
+        "FILL", 2, Unit.LOAD,
+        "Write zero to `rows` rows of `length` slots of the activation scratchpad; row i starts "
+        "at slot `address + i * pitch`.",
+        (Field("rows", 16, "number of rows", least=1),
+         Field("length", 20, "slots in a row", least=1),
+         Field("address", 20, "first slot"),
+         Field("pitch", 20, "slots from row to row"))),
+    InstructionType(
+        "MATMUL", 3, Unit.EXECUTE,
+        "Multiply activations by weights into the accumulators. For every output vector (i0, i1, "
+        "i2) with m = (i0 * count_1 + i1) * count_2 + i2: accumulator[accumulator + m] = (its old "
+        "value if `accumulate`, else 0) + sum over k < depth of activation slot (address + sum of "
+        "i * stride + (k div run_length) * run_pitch + k mod run_length) times weight line "
+        "(weights + k). K is taken in tiles of `rows` slots; lines of the last tile beyond depth "
+        "are not multiplied. With more than one run, run_pitch - run_length must be a multiple of "
+        "the 8 banks.",
+        (_PRECISION,
+         Field("activation_signed", 1, "activations are signed integers (0 with FP16)"),
+         Field("weight_signed", 1, "weights are signed integers (0 with FP16)"),
+         Field("accumulate", 1, "add to what the accumulators hold"),
+         Field("depth", 16, "slots along K", least=1),
+         Field("weights", 20, "first line in the weight scratchpad"),
+         Field("address", 20, "first activation slot"),
+         Field("run_length", 16, "activation slots in one contiguous run", least=1),
+         Field("run_pitch", 20, "slots from run to run"),
+         *_LOOPS,
+         *(Field(f"stride_{i}", 20, f"slots from one iteration of loop {i} to the next")
+           for i in range(3)),
+         Field("accumulator", 12, "first accumulator"))),
+    InstructionType(
+        "SPECIAL", 4, Unit.SPECIAL,
+        "Take accumulators through the special functions to the activation scratchpad. For every "
+        "output vector (i0, i1, i2) and every element of its window (j0, j1): accumulator "
+        "(accumulator + sum of i * accumulator_stride + sum of j * window_stride), converted to "
+        "FP32, times the column's scale, plus its bias, plus (if `residual`) the element at "
+        "residual_address + sum of i * residual_stride + sum of j * residual_window_stride times "
+        "the residual scale; then ReLU, the upper bound, and the pool over the window; converted "
+        "to the output format and written to slots address + sum of i * stride.",
+        (Field("float_accumulator", 1, "the accumulators hold FP32, not INT32"),
+         Field("relu", 1, "maximum with 0"),
+         Field("clip", 1, "minimum with the column's upper bound"),
+         Field("residual", 1, "add the residual"),
+         Field("pool", 2, "what to do over the window", choices=Pool),
+         Field("output_precision", 4, "precision of the result", choices=Precision),
+         Field("output_signed", 1, "result is a signed integer (0 with FP16)"),
+         Field("residual_precision", 4, "precision of the residual", choices=Precision),
+         Field("residual_signed", 1, "residual is a signed integer (0 with FP16)"),
+         Field("parameters", 12, "first column in the parameter memory"),
+         Field("accumulator", 12, "first accumulator"),
+         *_LOOPS,
+         Field("window_0", 8, "rows of the window", least=1),
+         Field("window_1", 8, "columns of the window", least=1),
+         *(Field(f"accumulator_stride_{i}", 12, f"accumulators from one iteration of loop {i} to "
+                 "the next") for i in range(3)),
+         *(Field(f"window_stride_{i}", 12, f"accumulators from one step of window loop {i} to the "
+                 "next") for i in range(2)),
+         Field("address", 20, "first output slot"),
+         *(Field(f"stride_{i}", 20, f"output slots from one iteration of loop {i} to the next")
+           for i in range(3)),
+         Field("residual_address", 20, "first residual slot"),
+         *(Field(f"residual_stride_{i}", 20, f"residual slots from one iteration of loop {i} to "
+                 "the next") for i in range(3)),
+         *(Field(f"residual_window_stride_{i}", 20, f"residual slots from one step of window loop "
+                 f"{i} to the next") for i in range(2)))),
+    InstructionType(
+        "STORE", 5, Unit.STORE,
+        "Copy `rows` rows of `length` slots from the activation scratchpad to external memory. "
+        "Row i starts at slot `address + i * pitch` and goes to byte `offset + i * target_pitch` "
+        "of the segment. Offset and target pitch are multiples of the bus width; so is the row's "
+        "length.",
+        (Field("segment", 2, "segment to write: OUTPUT or WORKSPACE", choices=Segment),
+         Field("offset", 32, "first byte in the segment"),
+         Field("target_pitch", 32, "bytes from row to row in the segment"),
+         Field("rows", 16, "number of rows", least=1),
+         Field("length", 20, "slots in a row", least=1),
+         Field("address", 20, "first slot in the scratchpad"),
+         Field("pitch", 20, "slots from row to row in the scratchpad"))),
+)
+OPCODES = {row.opcode: row for row in INSTRUCTIONS}
+_BY_NAME = {row.name: row for row in INSTRUCTIONS}
+
+
+class Instruction:
+    """One instruction: a row of the table with values for its fields.
+
+    Parameters
+    ----------
+    name
+        A name of the table.
+    values
+        Field values; integers, or members of the field's choices. What is left out is the
+        field's least value.
+
+    Raises
+    ------
+    ValueError
+        For an unknown instruction or field, or a value that the field cannot hold.
+    """
+
+    def __init__(self, name: str, **values: int | enum.Enum) -> None:
+        if name not in _BY_NAME:
+            raise ValueError(f"instruction must be one of {', '.join(_BY_NAME)}, not {name!r}")
+        self.type = _BY_NAME[name]
+        self.values: dict[str, int] = {}
+        fields = {f.name: f for f in (*HEADER, *self.type.fields)
+                  if f.name not in ("opcode", "reserved")}
+        for key in values:
+            if key not in fields:
+                raise ValueError(f"{name} has no field {key!r}; it has {', '.join(fields)}")
+        for key, field in fields.items():
+            self.values[key] = _field_value(name, field, values.get(key, field.least))
+
+    @property
+    def name(self) -> str:
+        return self.type.name
+
+    @property
+    def unit(self) -> Unit | None:
+        return self.type.unit
+
+    def __getitem__(self, field: str) -> int:
+        return self.values[field]
+
+    def choice(self, field: str) -> enum.Enum:
+        """The member of its enumeration that the field holds."""
+        row = next(f for f in self.type.fields if f.name == field)
+        assert row.choices is not None
+        return row.choices(self.values[field])
+
+    def __eq__(self, other: object) -> bool:
+        return (isinstance(other, Instruction) and self.type is other.type
+                and self.values == other.values)
+
+    def __hash__(self) -> int:
+        return hash((self.name, tuple(self.values.items())))
+
+    def __repr__(self) -> str:
+        return disassemble([self])
+
+
+def _field_value(name: str, field: Field, value: int | enum.Enum) -> int:
+    if isinstance(value, enum.Enum):
+        if field.choices is None or not isinstance(value, field.choices):
+            raise ValueError(f"{name}.{field.name} must be a number, not {value!r}")
+        value = value.value
+    number = int(value)
+    if not field.least <= number < 1 << field.width:
+        raise ValueError(f"{name}.{field.name} must be from {field.least} to "
+                         f"{(1 << field.width) - 1}, not {number}")
+    if field.choices is not None and number not in [c.value for c in field.choices]:
+        names = ", ".join(f"{c.value} ({c.name})" for c in field.choices)
+        raise ValueError(f"{name}.{field.name} must be one of {names}, not {number}")
+    return number
+
+
+def encode(instruction: Instruction) -> bytes:
+    """The 64 bytes of one instruction."""
+    word = instruction.type.opcode
+    for field, (first, _) in instruction.type.layout().items():
+        if field not in ("opcode", "reserved"):
+            word |= instruction.values[field] << first
+    return word.to_bytes(INSTRUCTION_BYTES, "little")
+
+
+def decode(data: bytes) -> Instruction:
+    """The instruction in 64 bytes.
+
+    Raises ValueError, naming what is wrong, for a wrong length, an unknown opcode, a field out of
+    its range or a reserved bit that is set: exactly the words at which the hardware stops with
+    ILLEGAL_INSTRUCTION.
+    """
+    if len(data) != INSTRUCTION_BYTES:
+        raise ValueError(f"an instruction must be {INSTRUCTION_BYTES} bytes, not {len(data)}")
+    word = int.from_bytes(data, "little")
+    opcode = word & 0xF
+    if opcode not in OPCODES:
+        raise ValueError(f"opcode must be one of {', '.join(map(str, OPCODES))}, not {opcode}")
+    row = OPCODES[opcode]
+    values, used = {}, 0
+    for field, (first, width) in row.layout().items():
+        mask = (1 << width) - 1
+        if field != "reserved":
+            used |= mask << first
+        if field not in ("opcode", "reserved"):
+            values[field] = (word >> first) & mask
+    if word & ~used:
+        raise ValueError(f"reserved bits of {row.name} must be zero, not {word & ~used:#x}")
+    return Instruction(row.name, **values)
+
+
+def encode_program(program: Iterable[Instruction]) -> bytes:
+    """All instructions' bytes, one after the other."""
+    return b"".join(map(encode, program))
+
+
+def decode_program(data: bytes) -> list[Instruction]:
+    """The instructions in `data`; ValueError names the index of one that is malformed."""
+    if len(data) % INSTRUCTION_BYTES:
+        raise ValueError(f"a program must be a multiple of {INSTRUCTION_BYTES} bytes, "
+                         f"not {len(data)}")
+    program = []
+    for first in range(0, len(data), INSTRUCTION_BYTES):
+        try:
+            program.append(decode(data[first:first + INSTRUCTION_BYTES]))
+        except ValueError as error:
+            raise ValueError(f"instruction {first // INSTRUCTION_BYTES}: {error}") from error
+    return program
+
+
+def disassemble(program: Sequence[Instruction]) -> str:
+    """One line an instruction: its name and each field that differs from its least value."""
+    lines = []
+    for instruction in program:
+        words = [instruction.name]
+        for field in (*HEADER, *instruction.type.fields):
+            value = instruction.values.get(field.name, field.least)
+            if field.choices is not None:
+                words.append(f"{field.name}={field.choices(value).name}")
+            elif value != field.least:
+                words.append(f"{field.name}={value}")
+        lines.append(" ".join(words))
+    return "\n".join(lines)
+
+
+def assemble(text: str) -> list[Instruction]:
+    """The program written in `text`, in the form that `disassemble` prints.
+
+    Numbers may be decimal or 0x hexadecimal; `#` starts a comment. ValueError names the line.
+    """
+    program = []
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split("#")[0].split()
+        if not words:
+            continue
+        try:
+            program.append(_assemble_line(words))
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+    return program
+
+
+def _assemble_line(words: list[str]) -> Instruction:
+    name = words[0].upper()
+    if name not in _BY_NAME:
+        raise ValueError(f"instruction must be one of {', '.join(_BY_NAME)}, not {words[0]!r}")
+    fields = {f.name: f for f in (*HEADER, *_BY_NAME[name].fields)}
+    values: dict[str, int | enum.Enum] = {}
+    for word in words[1:]:
+        match = re.fullmatch(r"(\w+)=(\w+)", word)
+        if not match:
+            raise ValueError(f"a field must be written name=value, not {word!r}")
+        key, text = match.groups()
+        if key in values:
+            raise ValueError(f"{name}.{key} must stand once")
+        choices = fields[key].choices if key in fields else None
+        if choices is not None and text in choices.__members__:
+            values[key] = choices[text]
+        else:
+            try:
+                values[key] = int(text, 0)
+            except ValueError:
+                allowed = f"a number or one of {', '.join(choices.__members__)}" if choices else \
+                    "a number"
+                raise ValueError(f"{name}.{key} must be {allowed}, not {text!r}") from None
+    return Instruction(name, **values)
+
+
+def documentation() -> str:
+    """The instruction set as Markdown, for `docs/instruction-set.md`."""
+    lines = [
+        "# Instruction set",
+        "",
+        "Printed by `ulpcore instructions` from the table in `sim/ulpsim/isa.py`.",
+        "",
+        f"An instruction is {INSTRUCTION_BITS} bits ({INSTRUCTION_BYTES} bytes, little-endian). "
+        "Fields stand one after the other without gaps; all bits after the last are zero. A word "
+        "with an unknown opcode, a field out of its range or a reserved bit set stops the core "
+        "with ILLEGAL_INSTRUCTION.",
+        "",
+        "## Header, the same for every instruction",
+        "",
+        *_field_table(HEADER, 0),
+    ]
+    header_bits = sum(f.width for f in HEADER)
+    for row in INSTRUCTIONS:
+        unit = f"the {row.unit.name.lower()} unit" if row.unit else "the sequencer"
+        lines += ["", f"## {row.name} (opcode {row.opcode}), run by {unit}", "", row.meaning]
+        if row.fields:
+            lines += ["", *_field_table(row.fields, header_bits)]
+    lines += ["", "## Causes", "", "| code | cause |", "|---|---|"]
+    lines += [f"| {c.value} | {c.name} |" for c in Cause]
+    return "\n".join(lines) + "\n"
+
+
+def _field_table(fields: Iterable[Field], first: int) -> list[str]:
+    lines = ["| bits | field | meaning |", "|---|---|---|"]
+    for field in fields:
+        last = first + field.width - 1
+        bits = f"{last}:{first}" if field.width > 1 else f"{first}"
+        meaning = field.meaning
+        if field.choices is not None:
+            meaning += ": " + ", ".join(f"{c.value} {c.name}" for c in field.choices)
+        elif field.least:
+            meaning += f" (at least {field.least})"
+        lines.append(f"| {bits} | `{field.name}` | {meaning} |")
+        first += field.width
+    return lines
