@@ -1,0 +1,210 @@
+"""The network, and the fake quantisation that makes its training see what the core computes.
+
+Every stored tensor is quantised once, at the end of its chain of fused operations: after ReLU and
+after pooling. The residual operand is the stored, hence quantised, tensor.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+IMAGE_SIZE = 28
+CLASS_COUNT = 10
+
+# SAWB: clip = c1 * sqrt(E[w^2]) + c2 * E|w|, for the level counts that hold a true zero.
+SAWB_COEFFICIENTS = {2: (2.6, -1.71), 4: (12.035, -12.03)}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Widths of one variant; `None` bits leave weights and activations in floating point.
+
+    The first convolution and the fully connected layer of an integer variant always take 8-bit
+    operands; `bits` is the width of all layers between them.
+    """
+
+    name: str
+    bits: int | None
+
+    @property
+    def edge_bits(self) -> int | None:
+        """Width of the operands of the first and of the last layer."""
+        return None if self.bits is None else 8
+
+
+FLOAT32 = Precision("float32", None)
+FP16 = Precision("fp16", None)
+INT8 = Precision("int8", 8)
+INT4 = Precision("int4", 4)
+INT2 = Precision("int2", 2)
+PRECISIONS = {p.name: p for p in (FLOAT32, FP16, INT8, INT4, INT2)}
+
+
+def weight_codes(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Quantise a weight tensor per output channel.
+
+    Eight bits scale to the largest magnitude (-127..127); four bits (-7..7) and two bits
+    (-1, 0, 1) clip where SAWB puts the clip of the channel.
+
+    Returns the codes, in the shape of `weight`, and the step of each output channel.
+    """
+    flat = weight.detach().flatten(1)
+    largest = flat.abs().amax(1)
+    limit = 2 ** (bits - 1) - 1
+    clip = largest
+    if bits in SAWB_COEFFICIENTS:
+        c1, c2 = SAWB_COEFFICIENTS[bits]
+        clip = c1 * flat.square().mean(1).sqrt() + c2 * flat.abs().mean(1)
+        clip = torch.where(clip > 0, clip, largest)
+    step = (clip / limit).clamp_min(1e-12)
+    shape = (-1,) + (1,) * (weight.dim() - 1)
+    codes = (weight.detach() / step.view(shape)).round().clamp(-limit, limit)
+    return codes, step
+
+
+def fake_quantised(weight: Tensor, bits: int | None) -> Tensor:
+    """The weights as the core sees them, with a straight-through gradient."""
+    if bits is None:
+        return weight
+    codes, step = weight_codes(weight, bits)
+    real = codes * step.view((-1,) + (1,) * (weight.dim() - 1))
+    return weight + (real - weight).detach()
+
+
+class Convolution(nn.Conv2d):
+    """A 3x3 convolution without bias whose weights are fake-quantised to `bits`."""
+
+    def __init__(self, inputs: int, outputs: int, bits: int | None, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bits = bits
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, fake_quantised(self.weight, self.bits), None)
+
+
+class FullyConnected(nn.Linear):
+    """A fully connected layer whose weights are fake-quantised to `bits`."""
+
+    def __init__(self, inputs: int, outputs: int, bits: int | None) -> None:
+        super().__init__(inputs, outputs)
+        self.bits = bits
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.linear(input, fake_quantised(self.weight, self.bits), self.bias)
+
+
+class Pact(nn.Module):
+    """PACT: clip to [0, alpha], then round to 2^bits levels. Without bits it passes through.
+
+    The gradient of the input is cut outside [0, alpha]; that of alpha is the sum of the gradients
+    above alpha.
+    """
+
+    def __init__(self, bits: int | None) -> None:
+        super().__init__()
+        self.bits = bits
+        self.observed: Tensor | None = None
+        self.observing = False
+        self.alpha = nn.Parameter(torch.tensor(8.0))
+
+    @property
+    def levels(self) -> int:
+        """Number of steps between code 0 and the largest code."""
+        if self.bits is None:
+            raise ValueError("a floating-point activation has no levels")
+        return 2**self.bits - 1
+
+    @property
+    def step(self) -> float:
+        """Real value of code 1."""
+        return float(self.alpha) / self.levels
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.bits is None:
+            return input
+        if self.observing:
+            self.observed = input.detach()
+        clipped = self.alpha - functional.relu(self.alpha - functional.relu(input))
+        step = self.alpha.detach() / self.levels
+        rounded = (clipped.detach() / step).round() * step
+        return clipped + (rounded - clipped).detach()
+
+    def fit(self, values: Tensor) -> None:
+        """Set alpha to the clip with the least squared error on `values`."""
+        values = values.flatten()
+        best_error, best_alpha = float("inf"), float(values.max())
+        for fraction in torch.linspace(0.1, 1.0, 46).tolist():
+            alpha = fraction * float(values.max())
+            step = alpha / self.levels
+            error = float(
+                ((values / step).round().clamp(0, self.levels) * step - values).square().sum()
+            )
+            if error < best_error:
+                best_error, best_alpha = error, alpha
+        self.alpha.data.fill_(best_alpha)
+
+
+class FashionNetwork(nn.Module):
+    """Five 3x3 convolutions, one of them with a residual, and a fully connected layer.
+
+    | layer | map | multiply-adds |
+    |---|---|---|
+    | conv1 1 -> 16, ReLU, max pool | 28x28 -> 14x14 | 112 896 |
+    | conv2 16 -> 32, ReLU, max pool | 14x14 -> 7x7 | 903 168 |
+    | conv3 32 -> 32, ReLU | 7x7 | 451 584 |
+    | conv4 32 -> 32, + pool2, ReLU | 7x7 | 451 584 |
+    | conv5 32 -> 64 stride 2, ReLU, average pool | 7x7 -> 4x4 -> 1 | 294 912 |
+    | fc 64 -> 10 | | 640 |
+    """
+
+    def __init__(self, precision: Precision) -> None:
+        super().__init__()
+        self.precision = precision
+        bits, edge = precision.bits, precision.edge_bits
+        self.conv1 = Convolution(1, 16, edge)
+        self.conv2 = Convolution(16, 32, bits)
+        self.conv3 = Convolution(32, 32, bits)
+        self.conv4 = Convolution(32, 32, bits)
+        self.conv5 = Convolution(32, 64, bits, stride=2)
+        self.fc = FullyConnected(64, CLASS_COUNT, edge)
+        self.norm1 = nn.BatchNorm2d(16)
+        self.norm2 = nn.BatchNorm2d(32)
+        self.norm3 = nn.BatchNorm2d(32)
+        self.norm4 = nn.BatchNorm2d(32)
+        self.norm5 = nn.BatchNorm2d(64)
+        self.pact1 = Pact(bits)
+        self.pact2 = Pact(bits)
+        self.pact3 = Pact(bits)
+        self.pact4 = Pact(bits)
+        self.pact5 = Pact(edge)
+
+    @property
+    def activations(self) -> list[Pact]:
+        """The quantisers of the stored activations, in order."""
+        return [self.pact1, self.pact2, self.pact3, self.pact4, self.pact5]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits of images (count, 1, 28, 28) with real values 0..1."""
+        x = functional.max_pool2d(functional.relu(self.norm1(self.conv1(image))), 2)
+        x = self.pact1(x)
+        x = functional.max_pool2d(functional.relu(self.norm2(self.conv2(x))), 2)
+        residual = self.pact2(x)
+        x = self.pact3(functional.relu(self.norm3(self.conv3(residual))))
+        x = self.pact4(functional.relu(self.norm4(self.conv4(x)) + residual))
+        x = functional.avg_pool2d(functional.relu(self.norm5(self.conv5(x))), 4)
+        x = self.pact5(x)
+        return self.fc(x.flatten(1))
+
+
+@torch.no_grad()
+def fit_activations(network: FashionNetwork, image: Tensor) -> None:
+    """Fit each alpha in turn, so that a layer sees the quantised output of the one before it."""
+    network.eval()
+    for activation in network.activations:
+        activation.observing = True
+        network(image)
+        if activation.observed is not None:
+            activation.fit(activation.observed)
+        activation.observing, activation.observed = False, None
