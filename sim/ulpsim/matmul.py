@@ -1,0 +1,144 @@
+"""The array and its accumulators: products of slots, summed exactly as the hardware sums them.
+
+Integers: an accumulator is the exact sum modulo 2^32, in two's complement; order is irrelevant.
+
+FP16: K is cut into tiles of `rows` slots. In a tile a DLFloat16 partial sum starts from +0 and
+takes the slots in order, p = fma(a, w, p); a tile that reaches beyond K is filled up with zeros,
+which changes nothing. The accumulator is FP32: it takes the tiles' partial sums in order.
+
+`dot` is this definition, one output at a time. `matmul` is its twin for matrices.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import dlfloat, float32
+from .formats import Format, Precision
+from .integers import unpack
+
+__all__ = ["dot", "matmul"]
+
+#: Sums that are computed side by side: what keeps the working set within a core's cache.
+_BLOCK = 1 << 13
+_THREADS = min(8, os.cpu_count() or 1)
+
+
+def dot(activations: Sequence[int], weights: Sequence[int], precision: Precision,
+        activation_signed: bool, weight_signed: bool, rows: int, accumulator: int = 0) -> int:
+    """One accumulator (32 bits) after the product of two rows of slots is added to it.
+
+    The signs say how integers are read; they mean nothing to FP16. `rows` is the height of the
+    array. Raises ValueError if the rows of slots differ in length.
+    """
+    if len(activations) != len(weights):
+        raise ValueError(f"weights must be {len(activations)} slots, as many as activations, "
+                         f"not {len(weights)}")
+    if precision.is_float:
+        for first in range(0, len(activations), rows):
+            partial = 0
+            for a, w in zip(activations[first:first + rows], weights[first:first + rows],
+                            strict=True):
+                partial = dlfloat.fma(int(a), int(w), partial)
+            accumulator = float32.add(accumulator, float32.from_dlfloat(partial))
+        return accumulator
+    left = unpack(np.asarray(activations), Format(precision, bool(activation_signed))).tolist()
+    right = unpack(np.asarray(weights), Format(precision, bool(weight_signed))).tolist()
+    return (accumulator + sum(a * w for a, w in zip(left, right, strict=True))) % (1 << 32)
+
+
+def matmul(activations: ArrayLike, weights: ArrayLike, precision: Precision,
+           activation_signed: bool, weight_signed: bool, rows: int,
+           accumulators: ArrayLike | None = None) -> NDArray[np.uint32]:
+    """Accumulators [M, N] (uint32 bits) after activations [M, K] times weights [K, N].
+
+    Both are slots (uint16); a weight slot holds successive K of one column. `accumulators` are
+    added to; without them the sum starts from zero. The signs say how integers are read; they
+    mean nothing to FP16. Raises ValueError for shapes that do not fit.
+    """
+    left, right = np.asarray(activations, np.uint16), np.asarray(weights, np.uint16)
+    if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:
+        raise ValueError(f"activations and weights must be [M, K] and [K, N], not "
+                         f"{list(left.shape)} and {list(right.shape)}")
+    shape = (left.shape[0], right.shape[1])
+    start = np.zeros(shape, np.uint32) if accumulators is None else \
+        np.asarray(accumulators, np.uint32)
+    if start.shape != shape:
+        raise ValueError(f"accumulators must be {list(shape)}, not {list(start.shape)}")
+    if rows < 1:
+        raise ValueError(f"rows must be at least 1, not {rows!r}")
+    if precision.is_float:
+        return _float_matmul(left, right, rows, start)
+    return _integer_matmul(unpack(left, Format(precision, bool(activation_signed))),
+                           unpack(right.T, Format(precision, bool(weight_signed))),
+                           precision, start)
+
+
+def _integer_matmul(left: NDArray[np.int64], right: NDArray[np.int64], precision: Precision,
+                    start: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """start + left [M, K] @ right.T [K, N]."""
+    # float32 is exact, in any order, as long as no sum can reach 2^24.
+    chunk = (1 << 24) // ((1 << precision.bits) - 1) ** 2
+    total = start.astype(np.int64)
+    a, b = left.astype(np.float32), right.astype(np.float32)
+    for first in range(0, a.shape[1], chunk):
+        total += (a[:, first:first + chunk] @ b[:, first:first + chunk].T).astype(np.int64)
+    return total.astype(np.uint32)
+
+
+def _float_matmul(left: NDArray[np.uint16], right: NDArray[np.uint16], rows: int,
+                  start: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    outputs, depth = left.shape
+    columns = right.shape[1]
+    tiles = -(-depth // rows)
+    a = np.zeros((outputs, tiles * rows))
+    a[:, :depth] = dlfloat.decode_array(left)
+    w = np.zeros((columns, tiles * rows))
+    w[:, :depth] = dlfloat.decode_array(right).T
+    # Operands [rows, outputs, columns, tiles]; an axis that an operand lacks has length 1.
+    a = a.reshape(outputs, 1, tiles, rows).transpose(3, 0, 1, 2)
+    w = w.reshape(1, columns, tiles, rows).transpose(3, 0, 1, 2)
+    total = float32.to_values(start)
+
+    step_m = max(1, min(outputs, max(256, _BLOCK // max(1, columns))))
+    step_n = max(1, min(columns, _BLOCK // step_m))
+    step_t = max(1, _BLOCK // (step_m * step_n))
+
+    def block(corner: tuple[int, int]) -> None:
+        m, n = (slice(first, first + step) for first, step in
+                zip(corner, (step_m, step_n), strict=True))
+        accumulators = total[m, n]
+        # No step of this sum can be subnormal: the partial sums are multiples of 2^-40. Once
+        # infinite it stays so or becomes NaN, so the special values can be merged at the end.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for first in range(0, tiles, step_t):
+                t = slice(first, first + step_t)
+                partial = _partial_sums(a[:, m, :, t], w[:, :, n, t]).astype(np.float32)
+                for i in range(partial.shape[2]):
+                    accumulators += partial[:, :, i]
+        total[m, n] = float32.canonical_values(accumulators)
+
+    corners = [(i, j) for i in range(0, outputs, step_m) for j in range(0, columns, step_n)]
+    if len(corners) > 1 and _THREADS > 1:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            list(pool.map(block, corners))
+    else:
+        for corner in corners:
+            block(corner)
+    return float32.from_values(total)
+
+
+def _partial_sums(a: NDArray[np.float64], w: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sums over axis 0 of a [rows, M, 1, T] times w [rows, 1, N, T]: DLFloat16 values [M, N, T]."""
+    shape = np.broadcast_shapes(a.shape, w.shape)[1:]
+    # numpy is fast along the last axis: make it the longest.
+    order = sorted(range(3), key=shape.__getitem__)
+    axes = (0, *(1 + i for i in order))
+    a, w = np.ascontiguousarray(a.transpose(axes)), np.ascontiguousarray(w.transpose(axes))
+    total = np.zeros([shape[i] for i in order])
+    for x, y in zip(a, w, strict=True):
+        total = dlfloat.fma_values(x, y, total)
+    return total.transpose(np.argsort(order))
