@@ -41,7 +41,7 @@ class Generator:
             raise ValueError(f"elements named {name!r} must be alike, not {first!r} and "
                              f"{component!r}")
         connections = {
-            f"{'i' if flow is wiring.In else 'o'}_{port}": value
+            f"{'i' if flow == wiring.In else 'o'}_{port}": value
             for port, flow, value in _ports(component)
         }
         # Amaranth warns of components that nothing elaborates; this one stands in for its like.
@@ -49,36 +49,9 @@ class Generator:
         return Instance(name, i_clk=ClockSignal(), i_rst=ResetSignal(), **connections)
 
 
-def once(self, component: wiring.Component, name: str) -> Instance:
-        """A submodule that stands for `component`, emitted as one Verilog module `name`.
-
-        `component` must be in the `sync` domain only. All components given the same name must
-        be built from the same parameters; ValueError if their classes or ports differ.
-        """
-        first = self.elements.setdefault(name, component)
-        if type(first) is not type(component) or first.signature != component.signature:
-            raise ValueError(f"elements named {name!r} must be alike, not {first!r} and "
-                             f"{component!r}")
-        connections = {
-            f"{'i' if flow is wiring.In else 'o'}_{port}": value
-            for port, flow, value in _ports(component)
-        }
-        module = Module()
-        module.submodules.element = Instance(name, i_clk=ClockSignal(), i_rst=ResetSignal(),
-                                             **connections)
-        return module
-
-
 def once(platform: Any, component: wiring.Component, name: str) -> Elaboratable:
     """`component` itself, or its single Verilog module when `platform` is a `Generator`."""
     return platform.once(component, name) if isinstance(platform, Generator) else component
-
-
-def _ports(component: wiring.Component) -> list[tuple[str, wiring.Flow, Value]]:
-    ports = []
-    for path, member, value in component.signature.flatten(component):
-        ports.append(("__".join(map(str, path)), member.flow, Value.cast(value)))
-    return ports
 
 
 def generate(component: wiring.Component, *, name: str) -> tuple[str, list[str]]:
@@ -98,13 +71,18 @@ def generate(component: wiring.Component, *, name: str) -> tuple[str, list[str]]
     return "\n".join(texts), sorted(platform.elements)
 
 
+def _ports(component: wiring.Component) -> list[tuple[str, wiring.Flow, Value]]:
+    return [("__".join(map(str, path)), member.flow, Value.cast(value))
+            for path, member, value in component.signature.flatten(component)]
+
+
 def _convert(component: wiring.Component, name: str, platform: Generator) -> str:
     domain = ClockDomain("sync")
     fragment = Fragment.get(component, platform)
     fragment.add_domains(domain)
     ports = {"clk": (domain.clk, PortDirection.Input), "rst": (domain.rst, PortDirection.Input)}
     for port, flow, value in _ports(component):
-        direction = PortDirection.Input if flow is wiring.In else PortDirection.Output
+        direction = PortDirection.Input if flow == wiring.In else PortDirection.Output
         ports[port] = (value, direction)
     return verilog.convert(fragment, name=name, platform=platform, ports=ports, emit_src=False,
                            strip_internal_attrs=True)

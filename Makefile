@@ -1,0 +1,50 @@
+# Every target sets up what it needs in .venv; nothing else has to be installed by hand.
+PYTHON ?= python3
+CONFIG ?= edge
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?= /usr/share/datasets/fashion-mnist
+
+.PHONY: run test nightly verilog lint types bench synth train clean
+
+run: $(VENV)/test
+	$(BIN)/ulpcore run --config $(CONFIG)
+
+test: $(VENV)/test
+	$(BIN)/pytest -n auto --dist loadfile -m "not nightly"
+
+nightly: $(VENV)/test
+	$(BIN)/pytest -n auto --dist loadfile -m nightly
+
+verilog: $(VENV)/test
+	$(BIN)/ulpcore generate --config $(CONFIG) --output build
+
+lint: $(VENV)/test
+	$(BIN)/ruff check .
+	$(BIN)/ulpcore lint --config edge
+	$(BIN)/ulpcore lint --config nano
+
+types: $(VENV)/test
+	$(BIN)/pyright
+
+bench: $(VENV)/test
+	$(BIN)/python bench/run.py
+
+synth: $(VENV)/synth
+	$(BIN)/ulpcore report --config $(CONFIG) --route
+
+train: $(VENV)/train
+	$(BIN)/python examples/fashion_mnist/train.py --seeds 0 1 2 --data $(DATA) \
+		--output examples/fashion_mnist
+
+$(BIN)/python:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and \
+		'Python 3.11 or newer is needed, not ' + sys.version)"
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/test $(VENV)/synth $(VENV)/train: $(VENV)/%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build

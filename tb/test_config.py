@@ -1,0 +1,86 @@
+"""Configurations: what is accepted, what is refused and in which words."""
+
+import pytest
+from ulpsim.config import EDGE, NAMED, NANO, CoreConfig, load_config
+from ulpsim.formats import FORMATS, Precision
+
+
+def test_named_configurations_are_loadable_by_name():
+    assert set(NAMED) == {"edge", "nano"}
+    assert load_config("edge") is EDGE
+    assert load_config("nano") is NANO
+
+
+def test_derived_values():
+    assert EDGE.column_lanes == 8
+    assert EDGE.minimum_tile_period == 7 * 3 + 2
+    # 8 rows of two unsigned 8-bit products need 20 bits and a sign.
+    assert EDGE.partial_sum_bits == 21
+    assert not NANO.has_float
+    assert NANO.has_integer
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"rows": 3}, "rows must be a power of two, not 3"),
+    ({"rows": 16}, "rows must be from 2 to the 8 banks of the scratchpad, not 16"),
+    ({"rows": 0}, "rows must be at least 1, not 0"),
+    ({"columns": 4}, r"columns \* lanes must be 8.*4 \* 1 = 4"),
+    ({"formats": ()}, "formats must name at least one precision"),
+    ({"formats": ("INT8",)}, "formats must hold members of Precision.*not 'INT8'"),
+    ({"formats": (Precision.INT8, Precision.INT8)}, "formats must name each precision once"),
+    ({"multiply_add_stages": 7}, "multiply_add_stages must be from 2 to 6, not 7"),
+    ({"special_lanes": 4}, "special_lanes must be .* = 2, .*not 4"),
+    ({"accumulator_depth": 32}, "accumulator_depth must be at least twice .* 46, not 32"),
+    ({"program_length": 8192}, "program_length must be at most 4096.*not 8192"),
+    ({"bus_bytes": 8}, "bus_bytes must be 4, not 8"),
+    ({"burst_beats": 512}, "burst_beats must be at most AXI4's 256, not 512"),
+    ({"weight_bytes": 512}, "weight_bytes must be at least 1024, not 512"),
+    ({"name": "a b"}, "name must be a string and an identifier, not 'a b'"),
+])
+def test_bad_values_are_refused(changes, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        CoreConfig(**changes)
+
+
+@pytest.mark.parametrize("value", [2.0, True, "8"])
+def test_bad_types_are_refused(value):
+    with pytest.raises(TypeError, match="rows must be an integer, not"):
+        CoreConfig(rows=value)
+
+
+def test_toml(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('base = "edge"\nrows = 4\nformats = ["INT8", "FP16"]\n')
+    config = load_config(path)
+    assert (config.name, config.rows) == ("mine", 4)
+    assert config.formats == (Precision.FP16, Precision.INT8)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("row = 4", "there is no parameter 'row'"),
+    ('base = "big"', "base must be one of edge, nano, not 'big'"),
+    ('formats = ["INT3"]', "formats must be a list of FP16, INT8, INT4, INT2"),
+    ("formats = 3", "formats must be a list"),
+    ("rows = 5", "rows must be a power of two, not 5"),
+    ("rows =", "is not TOML"),
+])
+def test_bad_toml_names_the_file(tmp_path, text, message):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"{path}.*{message}"):
+        load_config(path)
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_config(tmp_path / "none.toml")
+    with pytest.raises(ValueError, match=r"must be one of edge, nano or a \.toml file, not 'big'"):
+        load_config("big")
+
+
+def test_formats():
+    ranges = {name: (f.lowest, f.highest) for name, f in FORMATS.items()
+              if not f.precision.is_float}
+    assert ranges == {"INT8": (-128, 127), "UINT8": (0, 255), "INT4": (-8, 7), "UINT4": (0, 15),
+                      "INT2": (-2, 1), "UINT2": (0, 3)}
+    assert [p.per_slot for p in Precision] == [1, 2, 4, 8]
