@@ -119,7 +119,7 @@ class Pact(nn.Module):
     @property
     def step(self) -> float:
         """Real value of code 1."""
-        return float(self.alpha) / self.levels
+        return float(self.alpha.detach()) / self.levels
 
     def forward(self, input: Tensor) -> Tensor:
         if self.bits is None:
