@@ -25,7 +25,7 @@ lint: $(VENV)/test
 	$(BIN)/ulpcore lint --config nano
 
 types: $(VENV)/test
-	$(BIN)/pyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/test
 	$(BIN)/python bench/run.py

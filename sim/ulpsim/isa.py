@@ -305,8 +305,9 @@ def _field_value(name: str, field: Field, value: int | enum.Enum) -> int:
     if isinstance(value, enum.Enum):
         if field.choices is None or not isinstance(value, field.choices):
             raise ValueError(f"{name}.{field.name} must be a number, not {value!r}")
-        value = value.value
-    number = int(value)
+        number: int = value.value
+    else:
+        number = int(value)
     if not field.least <= number < 1 << field.width:
         raise ValueError(f"{name}.{field.name} must be from {field.least} to "
                          f"{(1 << field.width) - 1}, not {number}")
