@@ -308,34 +308,32 @@ def run_cocotb(sources: Mapping[str, str], *, top: str, module: str, elements: S
 
     Returns the number of tests that ran. Raises SimulationError if none ran or one failed.
     """
+    from cocotb_tools import config as cocotb
     from cocotb_tools.runner import get_runner
 
     verilator, tool_environment = verilator_command()
     options, control = _options(elements)
-    arguments = [*options, "-CFLAGS", "-O2", "-j", "2"]
+    if not public:
+        control += f'public_flat_rw -module "{top}" -var "*"\n'
+    arguments = [*options, "-CFLAGS", "-O2", "--vpi", "--prefix", "Vtop", "--top-module", top,
+                 "-o", top, "-LDFLAGS",
+                 f"-Wl,-rpath,{cocotb.libs_dir} -L{cocotb.libs_dir} -lcocotbvpi_verilator"]
+    if public:
+        arguments.append("--public-flat-rw")
     if timing:
         arguments.append("--timing")
-    runner = get_runner("verilator")
-    saved = dict(os.environ)
-    os.environ.update({k: tool_environment[k] for k in
-                       ("VERILATOR_ROOT", "PATH", "CFG_CXXFLAGS_PCH_I", "MAKEFLAGS")})
-    try:
-        key = [f"{name}\0{text}" for name, text in sorted(sources.items())]
-        with _built("cocotb", *key, control, " ".join(arguments), top, str(public),
-                    sys.executable) as (build, complete):
-            paths = []
+    key = [f"{name}\0{text}" for name, text in sorted(sources.items())]
+    with _built("cocotb", *key, control, *arguments) as (build, complete):
+        if not complete:
             for name, text in sources.items():
                 (build / name).write_text(text)
-                paths.append(build / name)
             (build / "control.vlt").write_text(control)
-            log = build / "build.log"
-            try:
-                runner.build(sources=[build / "control.vlt", *paths], hdl_toplevel=top,
-                             build_dir=build / "model", build_args=arguments, always=not complete,
-                             log_file=log)
-            except (SystemExit, RuntimeError, subprocess.CalledProcessError) as error:
-                text = log.read_text()[-6000:] if log.exists() else str(error)
-                raise SimulationError(f"Verilator could not build {top}:\n{text}") from error
+            main = cocotb.share_dir / "lib" / "verilator" / "verilator.cpp"
+            _run([*verilator, "--cc", "--exe", "--build", "-j", "2", "--Mdir", "model",
+                  *arguments, str(main), "control.vlt", *sources], cwd=build,
+                 env=tool_environment)
+    saved = dict(os.environ)
+    try:
         with contextlib.ExitStack() as stack:
             if folder is None:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -343,10 +341,12 @@ def run_cocotb(sources: Mapping[str, str], *, top: str, module: str, elements: S
             log = folder / "test.log"
             paths_value = os.pathsep.join([*map(str, search), *filter(None, sys.path)])
             try:
-                runner.test(test_module=module, hdl_toplevel=top, build_dir=build / "model",
-                            test_dir=folder, results_xml=str(results), testcase=testcase,
-                            plusargs=list(plusargs), log_file=log,
-                            extra_env={"PYTHONPATH": paths_value, **(environment or {})})
+                get_runner("verilator").test(
+                    test_module=module, hdl_toplevel=top, hdl_toplevel_lang="verilog",
+                    build_dir=build / "model",
+                    test_dir=folder, results_xml=str(results), testcase=testcase,
+                    plusargs=list(plusargs), log_file=log,
+                    extra_env={"PYTHONPATH": paths_value, **(environment or {})})
             except (SystemExit, RuntimeError) as error:
                 text = log.read_text()[-8000:] if log.exists() else str(error)
                 raise SimulationError(f"cocotb could not run {module}:\n{text}") from error
