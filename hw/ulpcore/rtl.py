@@ -1,0 +1,127 @@
+"""Runs programs on the generated core in Verilator, beside an AXI4 memory, through cocotb.
+
+The clock and the memory are Verilog (`harness.v`), so that Python takes part only when a run
+starts and when its interrupt comes: the simulation goes at Verilator's own speed.
+"""
+
+import dataclasses
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from ulpsim.config import CoreConfig
+from ulpsim.isa import Cause, Segment
+
+from .core import Core
+from .simulation import run_cocotb
+from .verilog import generate
+
+__all__ = ["Job", "JobResult", "MemoryModel", "run_jobs"]
+
+_HERE = Path(__file__).parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run of the core: where the program stands, and the segments that it may touch.
+
+    Addresses and sizes are bytes; `instructions` counts instructions.
+    """
+
+    program: int
+    instructions: int
+    segments: Mapping[Segment, tuple[int, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class JobResult:
+    """What the core reported: the cause (NONE if done), the instruction it names, the cycles."""
+
+    cause: Cause
+    instruction: int
+    cycles: int
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryModel:
+    """The memory's behaviour: see `harness.v` for its exact timing.
+
+    `latency` is in cycles. With a `stall_seed` every channel stalls at random. An access to the
+    `error` region (first byte, bytes) is answered with `error_response` (2 SLVERR, 3 DECERR).
+    """
+
+    latency: int = 16
+    stall_seed: int | None = None
+    error: tuple[int, int] = (0, 0)
+    error_response: int = 2
+
+
+def run_jobs(config: CoreConfig, memory: np.ndarray, jobs: Sequence[Job], *,
+             model: MemoryModel | None = None,
+             progress: Callable[[int], None] = lambda more: None
+             ) -> tuple[list[JobResult], np.ndarray]:
+    """Run jobs one after another on one core.
+
+    Parameters
+    ----------
+    memory
+        What external memory holds at the start: uint8, a multiple of 4 bytes, from address 0.
+        An access beyond its end is answered with DECERR.
+    progress
+        Called with how many jobs have finished since the last call, from another thread.
+
+    Returns the results and what the memory holds at the end. Raises SimulationError when the
+    simulation itself fails; a job that hangs beyond the core's watchdog is such a failure.
+    """
+    model = model or MemoryModel()
+    if memory.dtype != np.uint8 or memory.ndim != 1 or len(memory) % 4:
+        raise ValueError("memory must be a vector of uint8 whose length is a multiple of 4, "
+                         f"not {memory.dtype} of shape {memory.shape}")
+    text, elements = generate(Core(config=config), name="core")
+    sources = {"core.v": text, "harness.v": (_HERE / "harness.v").read_text()}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        words = memory.view("<u4")
+        (folder / "memory.hex").write_text("\n".join(f"{word:x}" for word in words) + "\n")
+        (folder / "jobs.json").write_text(json.dumps([
+            {"program": job.program, "instructions": job.instructions,
+             "segments": {s.name: list(job.segments.get(s, (0, 0))) for s in Segment}}
+            for job in jobs]))
+        plusargs = [f"+words={len(words)}", f"+latency={model.latency}",
+                    f"+stall_seed={model.stall_seed or 0}",
+                    f"+error_first={model.error[0]}", f"+error_bytes={model.error[1]}",
+                    f"+error_response={model.error_response}"]
+        finished = threading.Event()
+        watcher = threading.Thread(target=_watch, args=(folder, finished, progress))
+        watcher.start()
+        try:
+            run_cocotb(sources, top="harness", module="ulpcore.host", elements=elements,
+                       plusargs=plusargs, timing=True, folder=folder, public=False,
+                       environment={"ULPCORE_JOBS": str(folder)})
+        finally:
+            finished.set()
+            watcher.join()
+        results = [JobResult(Cause(cause), instruction, cycles) for cause, instruction, cycles
+                   in json.loads((folder / "results.json").read_text())]
+        final = np.array([int(word, 16) for word in
+                          (folder / "final.hex").read_text().split()
+                          if not word.startswith(("//", "@"))], dtype="<u4")
+    return results, final.view(np.uint8)
+
+
+def _watch(folder: Path, finished: threading.Event, progress: Callable[[int], None]) -> None:
+    seen = 0
+    while not finished.wait(0.25):
+        path = folder / "progress"
+        count = os.path.getsize(path) if path.exists() else 0
+        if count != seen:
+            progress(count - seen)
+            seen = count
+    path = folder / "progress"
+    count = os.path.getsize(path) if path.exists() else 0
+    if count != seen:
+        progress(count - seen)
