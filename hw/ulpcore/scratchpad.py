@@ -1,0 +1,309 @@
+"""The core's memories: activations in eight banks, weight lines, parameters of columns.
+
+Every access takes the same number of cycles and none waits for another.
+"""
+
+from collections.abc import Sequence
+
+from amaranth.hdl import Module, Mux, Signal, Value, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+from ulpsim.config import SLOT_BITS, CoreConfig
+
+from .verilog import once
+
+__all__ = [
+    "PARAMETER_BITS",
+    "PARAMETER_READ_LATENCY",
+    "SCRATCHPAD_READ_LATENCY",
+    "WEIGHT_READ_LATENCY",
+    "ActivationScratchpad",
+    "ParameterMemory",
+    "ScratchpadRead",
+    "ScratchpadWrite",
+    "WeightScratchpad",
+    "require_config",
+]
+
+#: Cycles from a request to the activation scratchpad to its data, on both of its ports.
+SCRATCHPAD_READ_LATENCY = 3
+#: Cycles from an address of the weight scratchpad to its line.
+WEIGHT_READ_LATENCY = 2
+#: Cycles from an address of the parameter memory to its line.
+PARAMETER_READ_LATENCY = 1
+#: Scale, bias, residual scale and upper bound of a column, FP32 each, scale in the lowest bits.
+PARAMETER_BITS = 4 * 32
+
+_ADDRESS_BITS = 20
+# Tells Yosys that it need not build the old value of a word read while it is being written.
+_NO_COLLISIONS = {"no_rw_check": 1}
+_BANKS = CoreConfig.banks
+_BANK_BITS = exact_log2(_BANKS)
+
+
+def require_config(config: object) -> CoreConfig:
+    """`config` itself. Raises TypeError unless it is a CoreConfig."""
+    if not isinstance(config, CoreConfig):
+        raise TypeError(f"config must be a CoreConfig, not {config!r}")
+    return config
+
+
+class ScratchpadWrite(wiring.Signature):
+    """A client that writes `count` (1 to 8) slots from slot `address` on, in its own phase.
+
+    `data[i]` goes to slot `address + i`. Outside its phase `enable` is not looked at.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({
+            "enable": Out(1), "address": Out(_ADDRESS_BITS), "count": Out(range(_BANKS + 1)),
+            "data": Out(data.ArrayLayout(SLOT_BITS, _BANKS)),
+        })
+
+
+class ScratchpadRead(wiring.Signature):
+    """A client that reads `count` (1 to 8) slots from slot `address` on, in its own phase.
+
+    `data[i]` is slot `address + i` during the one cycle that follows the request by
+    `SCRATCHPAD_READ_LATENCY`; from `count` on it is undefined. Outside its phase `enable` is not
+    looked at.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({
+            "enable": Out(1), "address": Out(_ADDRESS_BITS), "count": Out(range(_BANKS + 1)),
+            "data": In(data.ArrayLayout(SLOT_BITS, _BANKS)),
+        })
+
+
+def _rotate(m: Module, name: str, values: Sequence[Value], amount: Value, left: bool = False,
+            ) -> list[Value]:
+    """`values` with value (i + amount) mod n at place i, or (i - amount) mod n if `left`."""
+    count = len(values)
+    for bit in range(exact_log2(count)):
+        distance = -(1 << bit) if left else 1 << bit
+        stage = [Signal(len(values[0]), name=f"{name}_{1 << bit}_{i}") for i in range(count)]
+        m.d.comb += [stage[i].eq(Mux(amount[bit], values[(i + distance) % count], values[i]))
+                     for i in range(count)]
+        values = stage
+    return list(values)
+
+
+class ActivationScratchpad(wiring.Component):
+    """Slots in eight banks (slot a in bank a mod 8) behind two ports without arbitration.
+
+    The gather port serves the array alone, in every cycle. The shared port serves four clients in
+    fixed turns: `phase` counts 0 to 3 from reset; in phase 0 `load` may write, in 1 `store` may
+    read, in 2 `special_read` and in 3 `special_write`.
+
+    Both ports read with a latency of `SCRATCHPAD_READ_LATENCY`. What is written can be read from
+    the next cycle on; a gather of a slot in the cycle in which it is written is undefined.
+    Addresses are not checked: they count modulo the scratchpad's size.
+
+    Members
+    -------
+    gather_enable : In(1), addresses : In(rows slot addresses)
+        Read one slot a row. The rows must lie in successive banks: address r is address 0 plus r
+        modulo 8.
+    gathered : Out(rows slots)
+        The rows' slots, `SCRATCHPAD_READ_LATENCY` cycles later.
+    phase : Out(2)
+        Whose turn it is at the shared port.
+    load, special_write : In(ScratchpadWrite()), store, special_read : In(ScratchpadRead())
+        The clients of the shared port.
+    """
+
+    def __init__(self, *, config: CoreConfig) -> None:
+        self.config = require_config(config)
+        self.slot_bits = exact_log2(config.activation_slots)
+        super().__init__({
+            "gather_enable": In(1),
+            "addresses": In(data.ArrayLayout(unsigned(self.slot_bits), config.rows)),
+            "gathered": Out(data.ArrayLayout(SLOT_BITS, config.rows)),
+            "phase": Out(range(config.phases)),
+            "load": In(ScratchpadWrite()),
+            "store": In(ScratchpadRead()),
+            "special_read": In(ScratchpadRead()),
+            "special_write": In(ScratchpadWrite()),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        banks = []
+        for b in range(_BANKS):
+            bank = _Bank(depth=self.config.activation_slots // _BANKS)
+            m.submodules[f"bank_{b}"] = once(platform, bank, f"{self.config.name}_bank")
+            banks.append(bank)
+        self._gather(m, banks)
+        self._share(m, banks)
+        return m
+
+    def _gather(self, m: Module, banks: "list[_Bank]") -> None:
+        rows = self.config.rows
+        lines = [self.addresses[r][_BANK_BITS:] for r in range(rows)]
+        # Banks that no row falls into read some row's line; nobody looks at it.
+        lines += [lines[i % rows] for i in range(rows, _BANKS)]
+        first = self.addresses[0][:_BANK_BITS]
+        rotated = _rotate(m, "gather_line", lines, first, left=True)
+        enable = Signal(name="gather_enable_1")
+        m.d.sync += enable.eq(self.gather_enable)
+        for b, bank in enumerate(banks):
+            m.d.sync += bank.gather_line.eq(rotated[b])
+            m.d.comb += bank.gather_enable.eq(enable)
+        first = _delayed(m, "gather_first", first, 2)
+        slots = _rotate(m, "gather_slot", [bank.gather_data for bank in banks], first)
+        m.d.sync += [self.gathered[r].eq(slots[r]) for r in range(rows)]
+
+    def _share(self, m: Module, banks: "list[_Bank]") -> None:
+        m.d.sync += self.phase.eq(self.phase + 1)
+        turns = [(self.load, 1), (self.store, 0), (self.special_read, 0), (self.special_write, 1)]
+        enable, write = Signal(name="shared_enable"), Signal(name="shared_write")
+        address = Signal(self.slot_bits, name="shared_address")
+        count = Signal(range(_BANKS + 1), name="shared_count")
+        with m.Switch(self.phase):
+            for turn, (client, writes) in enumerate(turns):
+                with m.Case(turn):
+                    m.d.comb += [enable.eq(client.enable), address.eq(client.address),
+                                 count.eq(client.count), write.eq(writes)]
+
+        # Slot a + i lies in the line of a if it does not pass the last bank, else in the next.
+        first, line = address[:_BANK_BITS], address[_BANK_BITS:]
+        next_line = Signal.like(line, name="shared_next_line")
+        m.d.comb += next_line.eq(line + 1)
+        touched = _rotate(m, "shared_touched", [count > i for i in range(_BANKS)], first,
+                          left=True)
+        # Only load (phase 0) and special (phase 3) write: one bit tells them apart.
+        slots = [Mux(self.phase[0], self.special_write.data[i], self.load.data[i])
+                 for i in range(_BANKS)]
+        slots = _rotate(m, "shared_write", slots, first, left=True)
+        for b, bank in enumerate(banks):
+            m.d.sync += [
+                bank.line.eq(Mux(first > b, next_line, line)),
+                bank.write_enable.eq(enable & write & touched[b]),
+                bank.read_enable.eq(enable & ~write),
+                bank.write_data.eq(slots[b]),
+            ]
+        first = _delayed(m, "shared_first", first, 2)
+        slots = _rotate(m, "shared_read", [bank.read_data for bank in banks], first)
+        result = Signal(self.store.data.shape(), name="shared_data")
+        m.d.sync += [result[i].eq(slots[i]) for i in range(_BANKS)]
+        m.d.comb += [self.store.data.eq(result), self.special_read.data.eq(result)]
+
+
+def _delayed(m: Module, name: str, value: Value, cycles: int) -> Value:
+    for i in range(cycles):
+        later = Signal(value.shape(), name=f"{name}_{i + 1}")
+        m.d.sync += later.eq(value)
+        value = later
+    return value
+
+
+class _Bank(wiring.Component):
+    """A true dual-port memory: one port reads (gather), the other reads or writes.
+
+    The inputs come from registers; data is there one cycle later.
+    """
+
+    def __init__(self, *, depth: int) -> None:
+        self.depth = depth
+        super().__init__({
+            "gather_enable": In(1), "gather_line": In(range(depth)), "gather_data": Out(SLOT_BITS),
+            "line": In(range(depth)), "read_enable": In(1), "read_data": Out(SLOT_BITS),
+            "write_enable": In(1), "write_data": In(SLOT_BITS),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.memory = memory = Memory(
+            shape=SLOT_BITS, depth=self.depth, init=[], attrs=_NO_COLLISIONS)
+        gather = memory.read_port()
+        read, write = memory.read_port(), memory.write_port()
+        # Reads and writes of one port exclude each other in a way that synthesis can see.
+        m.d.comb += [
+            gather.en.eq(self.gather_enable), gather.addr.eq(self.gather_line),
+            self.gather_data.eq(gather.data),
+            read.en.eq(self.read_enable & ~self.write_enable), read.addr.eq(self.line),
+            self.read_data.eq(read.data),
+            write.en.eq(self.write_enable), write.addr.eq(self.line),
+            write.data.eq(self.write_data),
+        ]
+        return m
+
+
+class WeightScratchpad(wiring.Component):
+    """Lines of `columns * lanes` slots, one row of a tile each.
+
+    Members
+    -------
+    write_enable : In(1), write_line, write_data
+        Write one line.
+    read_enable : In(1), read_line
+        Read one line.
+    read_data : Out
+        That line, `WEIGHT_READ_LATENCY` cycles later. Undefined for a line that is
+        written in the cycle of the request.
+    """
+
+    def __init__(self, *, config: CoreConfig) -> None:
+        self.config = require_config(config)
+        line = data.ArrayLayout(SLOT_BITS, config.column_lanes)
+        super().__init__({
+            "write_enable": In(1), "write_line": In(range(config.weight_lines)),
+            "write_data": In(line),
+            "read_enable": In(1), "read_line": In(range(config.weight_lines)),
+            "read_data": Out(line),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.memory = memory = Memory(
+            shape=SLOT_BITS * self.config.column_lanes, depth=self.config.weight_lines, init=[],
+            attrs=_NO_COLLISIONS)
+        write, read = memory.write_port(), memory.read_port()
+        m.d.comb += [
+            write.en.eq(self.write_enable), write.addr.eq(self.write_line),
+            write.data.eq(self.write_data),
+            read.en.eq(self.read_enable), read.addr.eq(self.read_line),
+        ]
+        m.d.sync += self.read_data.eq(read.data)
+        return m
+
+
+class ParameterMemory(wiring.Component):
+    """Scale, bias, residual scale and upper bound of columns, `special_lanes` columns a line.
+
+    Members
+    -------
+    write_enable : In(1), write_line, write_data
+        Write one line: `special_lanes` columns of `PARAMETER_BITS`, the first in the lowest bits.
+    read_enable : In(1), read_line
+        Read one line.
+    read_data : Out
+        That line, `PARAMETER_READ_LATENCY` cycles later. Undefined for a line
+        that is written in the cycle of the request.
+    """
+
+    def __init__(self, *, config: CoreConfig) -> None:
+        self.config = require_config(config)
+        self.lines = config.parameter_columns // config.special_lanes
+        line = data.ArrayLayout(PARAMETER_BITS, config.special_lanes)
+        super().__init__({
+            "write_enable": In(1), "write_line": In(range(self.lines)), "write_data": In(line),
+            "read_enable": In(1), "read_line": In(range(self.lines)), "read_data": Out(line),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.memory = memory = Memory(
+            shape=PARAMETER_BITS * self.config.special_lanes, depth=self.lines, init=[],
+            attrs=_NO_COLLISIONS)
+        write, read = memory.write_port(), memory.read_port()
+        m.d.comb += [
+            write.en.eq(self.write_enable), write.addr.eq(self.write_line),
+            write.data.eq(self.write_data),
+            read.en.eq(self.read_enable), read.addr.eq(self.read_line),
+            self.read_data.eq(read.data),
+        ]
+        return m
