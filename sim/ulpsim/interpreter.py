@@ -1,0 +1,443 @@
+"""The core as its programmer sees it: memories, instructions and what they do, without time.
+
+`Machine` holds the memories of one core and runs programs on them; `check` says what the core
+finds wrong with one instruction. What the instructions do is told in the table of `isa.py`; here
+stands what the table leaves open:
+
+- An instruction is checked as a whole before it does anything. Of several rules that it breaks
+  the first one of this list counts: ILLEGAL_INSTRUCTION, UNSUPPORTED_FORMAT, MISALIGNED_ADDRESS,
+  SEGMENT_READ_ONLY, SEGMENT_RANGE, WEIGHT_RANGE, ACTIVATION_RANGE (of SPECIAL: the output, the
+  residual), PARAMETER_RANGE, ACCUMULATOR_RANGE.
+- Rows and vectors are written in order: where they overlap, the last one stays. SPECIAL reads all
+  residuals before it writes; a program may overwrite a vector's residual by its own output, but
+  on the core an output that overlaps a later vector's residual depends on the pipeline.
+- LOAD reads whole words of the bus, so a row of an odd number of slots needs two bytes more in
+  its segment.
+- The residual fields of SPECIAL are looked at only if `residual` is set.
+- An instruction is put into its unit's queue in program order. A unit starts the first one of its
+  queue as soon as the tokens are there that it waits for. Here, of all instructions that can start
+  the first of the program does so, and nothing is queued while one can: programs whose tokens
+  come from earlier instructions run in program order. When nothing can start and the next
+  instruction is HALT or does not fit its queue, that is a DEADLOCK.
+- Tokens are counted up to 255 for each pair of units; all counts start from zero.
+- The core finds a fault when it gets there, and units run side by side: if a program has several
+  faults, or only one but work under way beside it, then which one is reported and what has been
+  written by then are the core's; the model stops at the first one that it meets.
+"""
+
+import dataclasses
+import itertools
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .config import SLOT_BYTES, CoreConfig
+from .formats import Format, Precision
+from .integers import pack, unpack_codes
+from .isa import (
+    INSTRUCTION_BYTES,
+    Cause,
+    Instruction,
+    Pool,
+    Segment,
+    Target,
+    Unit,
+    decode,
+    encode_program,
+)
+from .matmul import matmul
+from .special import ColumnParameters, SpecialFunction, apply
+
+__all__ = ["MOST_TOKENS", "PARAMETER_SLOTS", "Machine", "Result", "check"]
+
+#: Slots of one column in the parameter memory: scale, bias, residual scale, upper bound.
+PARAMETER_SLOTS = 8
+#: Tokens from one unit to another that can be outstanding.
+MOST_TOKENS = 255
+
+Segments = Mapping[Segment, tuple[int, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a program ended.
+
+    `cause` is NONE if it reached HALT; `index` is the place in the program of that HALT or of the
+    instruction at fault: for PROGRAM_LENGTH where the missing instruction should be, for DEADLOCK
+    the first instruction that waits. `multiply_adds` counts those of elements in the MATMULs that
+    were run.
+    """
+
+    cause: Cause
+    index: int
+    multiply_adds: int = 0
+
+
+def check(config: CoreConfig, segments: Segments, instruction: Instruction) -> Cause:
+    """The first rule that an instruction breaks on this core; NONE if none.
+
+    `segments` are (base, size) in bytes; one that is missing is empty.
+    """
+    rules = {"LOAD": _load_rules, "FILL": _fill_rules, "MATMUL": _matmul_rules,
+             "SPECIAL": _special_rules, "STORE": _store_rules}.get(instruction.name)
+    if rules is None:
+        return Cause.NONE
+    for broken, cause in rules(config, segments, instruction):
+        if broken:
+            return cause
+    return Cause.NONE
+
+
+Rules = Sequence[tuple[bool, Cause]]
+
+
+def _end(instruction: Instruction, first: str, pitch: str, length: int) -> int:
+    """Where the rows of a LOAD, FILL or STORE end."""
+    return (instruction[first] + (instruction["rows"] - 1) * instruction[pitch] + length)
+
+
+def _past(segments: Segments, instruction: Instruction, end: int) -> bool:
+    _, size = segments.get(_segment(instruction), (0, 0))
+    return end > size
+
+
+def _segment(instruction: Instruction) -> Segment:
+    return Segment(instruction["segment"])
+
+
+def _load_rules(config: CoreConfig, segments: Segments, instruction: Instruction) -> Rules:
+    target = Target(instruction["target"])
+    granule, capacity, cause = {
+        Target.ACTIVATIONS: (1, config.activation_slots, Cause.ACTIVATION_RANGE),
+        Target.WEIGHTS: (config.column_lanes, config.weight_slots, Cause.WEIGHT_RANGE),
+        Target.PARAMETERS: (PARAMETER_SLOTS * config.special_lanes,
+                            PARAMETER_SLOTS * config.parameter_columns, Cause.PARAMETER_RANGE),
+    }[target]
+    row_bytes = -(-instruction["length"] * SLOT_BYTES // config.bus_bytes) * config.bus_bytes
+    return (
+        (any(instruction[f] % config.bus_bytes for f in ("offset", "source_pitch"))
+         or any(instruction[f] % granule for f in ("address", "length", "pitch")),
+         Cause.MISALIGNED_ADDRESS),
+        (_past(segments, instruction, _end(instruction, "offset", "source_pitch", row_bytes)),
+         Cause.SEGMENT_RANGE),
+        (_end(instruction, "address", "pitch", instruction["length"]) > capacity, cause),
+    )
+
+
+def _fill_rules(config: CoreConfig, segments: Segments, instruction: Instruction) -> Rules:
+    return ((_end(instruction, "address", "pitch", instruction["length"])
+             > config.activation_slots, Cause.ACTIVATION_RANGE),)
+
+
+def _store_rules(config: CoreConfig, segments: Segments, instruction: Instruction) -> Rules:
+    row_bytes = instruction["length"] * SLOT_BYTES
+    return (
+        (any(instruction[f] % config.bus_bytes for f in ("offset", "target_pitch"))
+         or row_bytes % config.bus_bytes != 0, Cause.MISALIGNED_ADDRESS),
+        (_segment(instruction) not in (Segment.OUTPUT, Segment.WORKSPACE),
+         Cause.SEGMENT_READ_ONLY),
+        (_past(segments, instruction, _end(instruction, "offset", "target_pitch", row_bytes)),
+         Cause.SEGMENT_RANGE),
+        (_end(instruction, "address", "pitch", instruction["length"]) > config.activation_slots,
+         Cause.ACTIVATION_RANGE),
+    )
+
+
+def _matmul_rules(config: CoreConfig, segments: Segments, instruction: Instruction) -> Rules:
+    precision = Precision(instruction["precision"])
+    signed = instruction["activation_signed"] or instruction["weight_signed"]
+    depth, length, pitch = (instruction[f] for f in ("depth", "run_length", "run_pitch"))
+    runs = -(-depth // length)
+    # The last slot of K, or that of the last whole run, if runs lie closer than they are long.
+    last_slot = (runs - 1) * pitch + (depth - 1) % length
+    if runs > 1:
+        last_slot = max(last_slot, (runs - 2) * pitch + length - 1)
+    return (
+        (precision.is_float and bool(signed), Cause.ILLEGAL_INSTRUCTION),
+        (precision not in config.formats, Cause.UNSUPPORTED_FORMAT),
+        (runs > 1 and (pitch - length) % config.banks != 0, Cause.MISALIGNED_ADDRESS),
+        (instruction["weights"] + depth > config.weight_lines, Cause.WEIGHT_RANGE),
+        (_last(instruction, "address", "stride_{}") + last_slot >= config.activation_slots,
+         Cause.ACTIVATION_RANGE),
+        (instruction["accumulator"] + _vectors(instruction) > config.accumulator_depth,
+         Cause.ACCUMULATOR_RANGE),
+    )
+
+
+def _special_rules(config: CoreConfig, segments: Segments, instruction: Instruction) -> Rules:
+    function = _function(instruction)
+    window = instruction["window_0"] * instruction["window_1"]
+    used = [("output", function.output.precision)]
+    if function.residual is not None:
+        used.append(("residual", function.residual.precision))
+    rules = [
+        (any(p.is_float and bool(instruction[f"{name}_signed"]) for name, p in used),
+         Cause.ILLEGAL_INSTRUCTION),
+        (function.pool is Pool.NONE and window > 1, Cause.ILLEGAL_INSTRUCTION),
+        (any(p not in config.formats for _, p in used), Cause.UNSUPPORTED_FORMAT),
+        (instruction["parameters"] % config.special_lanes != 0, Cause.MISALIGNED_ADDRESS),
+        (_last(instruction, "address", "stride_{}")
+         + _vector_slots(config, function.output) > config.activation_slots,
+         Cause.ACTIVATION_RANGE),
+        (instruction["parameters"] + config.column_lanes > config.parameter_columns,
+         Cause.PARAMETER_RANGE),
+        (_last(instruction, "accumulator", "accumulator_stride_{}", "window_stride_{}")
+         >= config.accumulator_depth, Cause.ACCUMULATOR_RANGE),
+    ]
+    if function.residual is not None:
+        rules.insert(-2, (
+            _last(instruction, "residual_address", "residual_stride_{}",
+                  "residual_window_stride_{}")
+            + _vector_slots(config, function.residual) > config.activation_slots,
+            Cause.ACTIVATION_RANGE))
+    return rules
+
+
+def _function(instruction: Instruction) -> SpecialFunction:
+    def format_of(name: str) -> Format:
+        precision = Precision(instruction[f"{name}_precision"])
+        return Format(precision, precision.is_float or bool(instruction[f"{name}_signed"]))
+
+    return SpecialFunction(
+        output=format_of("output"),
+        float_accumulator=bool(instruction["float_accumulator"]),
+        relu=bool(instruction["relu"]),
+        clip=bool(instruction["clip"]),
+        residual=format_of("residual") if instruction["residual"] else None,
+        pool=Pool(instruction["pool"]))
+
+
+def _vector_slots(config: CoreConfig, elements: Format) -> int:
+    """Slots of one vector of the array's outputs."""
+    return config.column_lanes // elements.precision.per_slot
+
+
+def _counts(instruction: Instruction) -> list[int]:
+    return [instruction[f"count_{i}"] for i in range(3)]
+
+
+def _windows(instruction: Instruction) -> list[int]:
+    return [instruction[f"window_{i}"] for i in range(2)]
+
+
+def _vectors(instruction: Instruction) -> int:
+    return int(np.prod(_counts(instruction), dtype=object))
+
+
+def _last(instruction: Instruction, first: str, stride: str, window_stride: str = "") -> int:
+    """The address of the last iteration of all loops."""
+    last = instruction[first]
+    for i, count in enumerate(_counts(instruction)):
+        last += (count - 1) * instruction[stride.format(i)]
+    if window_stride:
+        for i, count in enumerate(_windows(instruction)):
+            last += (count - 1) * instruction[window_stride.format(i)]
+    return last
+
+
+def _offsets(counts: Sequence[int], strides: Sequence[int]) -> NDArray[np.int64]:
+    """The sum of i * stride for every iteration of nested loops, in order."""
+    total = np.zeros(1, np.int64)
+    for count, stride in zip(counts, strides, strict=True):
+        total = (total[:, None] + np.arange(count) * stride).ravel()
+    return total
+
+
+class Machine:
+    """One core with the external memory that it sees.
+
+    Parameters
+    ----------
+    config
+        The core.
+    memory
+        External memory, shared with the caller: a bytearray or a contiguous array of uint8.
+    memory_base
+        Address of its first byte. A bus access beyond it is a BUS_DECODE_ERROR.
+
+    Members
+    -------
+    segments
+        (base, size) of each segment in bytes, to be set before `run`.
+    activations
+        Slots (uint16).
+    weights
+        Slots [line, column] (uint16).
+    parameters
+        FP32 bits [column, 4] (uint32): scale, bias, residual scale, upper bound.
+    accumulators
+        Bits [address, column] (uint32), FP32 or INT32.
+
+    The memories keep their contents from run to run. On the core they are undefined at first;
+    here they are zero.
+    """
+
+    def __init__(self, config: CoreConfig, memory: bytearray | NDArray[np.uint8],
+                 memory_base: int = 0) -> None:
+        self.config = config
+        self.memory = np.frombuffer(memory, np.uint8)
+        self.memory_base = memory_base
+        if not self.memory.flags.writeable:
+            raise ValueError(f"memory must be writeable, not {type(memory).__name__}")
+        columns = config.column_lanes
+        self.segments: dict[Segment, tuple[int, int]] = {s: (0, 0) for s in Segment}
+        self.activations = np.zeros(config.activation_slots, np.uint16)
+        self.weights = np.zeros((config.weight_lines, columns), np.uint16)
+        self.parameters = np.zeros((config.parameter_columns, 4), np.uint32)
+        self.accumulators = np.zeros((config.accumulator_depth, columns), np.uint32)
+
+    def run(self, program: bytes | bytearray | Sequence[Instruction]) -> Result:
+        """Run a program, as bytes or as instructions, until HALT or the first fault.
+
+        Raises ValueError if the bytes are not whole instructions or a segment's base is not a
+        multiple of the bus width.
+        """
+        words = bytes(program) if isinstance(program, bytes | bytearray) else \
+            encode_program(program)
+        if len(words) % INSTRUCTION_BYTES:
+            raise ValueError(f"program must be a multiple of {INSTRUCTION_BYTES} bytes, "
+                             f"not {len(words)}")
+        for segment, (base, _) in self.segments.items():
+            if base % self.config.bus_bytes:
+                raise ValueError(f"base of segment {segment.name} must be a multiple of "
+                                 f"{self.config.bus_bytes}, not {base}")
+        length = len(words) // INSTRUCTION_BYTES
+        if not 1 <= length <= self.config.program_length:
+            return Result(Cause.PROGRAM_LENGTH, 0)
+        return self._run(words, length)
+
+    def _run(self, words: bytes, length: int) -> Result:
+        queues: dict[Unit, deque[tuple[int, Instruction]]] = {unit: deque() for unit in Unit}
+        tokens = dict.fromkeys(itertools.product(Unit, Unit), 0)     # from, to
+        multiply_adds = 0
+
+        def can_start(unit: Unit) -> bool:
+            return bool(queues[unit]) and all(
+                tokens[source, unit] >= queues[unit][0][1][f"wait_{source.name.lower()}"]
+                for source in Unit)
+
+        position = 0
+        while True:
+            ready = [unit for unit in Unit if can_start(unit)]
+            if ready:
+                unit = min(ready, key=lambda unit: queues[unit][0][0])
+                index, instruction = queues[unit].popleft()
+                for source in Unit:
+                    tokens[source, unit] -= instruction[f"wait_{source.name.lower()}"]
+                cause = self.step(instruction)
+                if cause is not Cause.NONE:
+                    return Result(cause, index, multiply_adds)
+                if instruction.name == "MATMUL":
+                    multiply_adds += (_vectors(instruction) * instruction["depth"]
+                                      * Precision(instruction["precision"]).per_slot
+                                      * self.config.column_lanes)
+                for target in Unit:
+                    tokens[unit, target] += instruction[f"post_{target.name.lower()}"]
+                    if tokens[unit, target] > MOST_TOKENS:
+                        return Result(Cause.TOKEN_OVERFLOW, index, multiply_adds)
+                continue
+            if position == length:
+                return Result(Cause.PROGRAM_LENGTH, position, multiply_adds)
+            try:
+                instruction = decode(words[position * INSTRUCTION_BYTES:][:INSTRUCTION_BYTES])
+            except ValueError:
+                return Result(Cause.ILLEGAL_INSTRUCTION, position, multiply_adds)
+            waiting = [queue[0][0] for queue in queues.values() if queue]
+            if instruction.unit is None:
+                if waiting:
+                    return Result(Cause.DEADLOCK, min(waiting), multiply_adds)
+                return Result(Cause.NONE, position, multiply_adds)
+            if len(queues[instruction.unit]) == self.config.queue_depth:
+                return Result(Cause.DEADLOCK, min(waiting), multiply_adds)
+            queues[instruction.unit].append((position, instruction))
+            position += 1
+
+    def step(self, instruction: Instruction) -> Cause:
+        """Check one instruction and, if it breaks no rule, do what it says; tokens apart."""
+        cause = check(self.config, self.segments, instruction)
+        if cause is not Cause.NONE:
+            return cause
+        return {"LOAD": self._load, "FILL": self._fill, "MATMUL": self._matmul,
+                "SPECIAL": self._special, "STORE": self._store}[instruction.name](instruction)
+
+    def _external_rows(self, instruction: Instruction, pitch: str) -> NDArray[np.int64] | None:
+        """First bytes of all rows in `memory`; None if a row lies outside of it."""
+        base, _ = self.segments[_segment(instruction)]
+        rows = (base - self.memory_base + instruction["offset"]
+                + np.arange(instruction["rows"]) * instruction[pitch])
+        row_bytes = instruction["length"] * SLOT_BYTES
+        return rows if rows[0] >= 0 and rows[-1] + row_bytes <= len(self.memory) else None
+
+    def _load(self, instruction: Instruction) -> Cause:
+        sources = self._external_rows(instruction, "source_pitch")
+        if sources is None:
+            return Cause.BUS_DECODE_ERROR
+        memory = {Target.ACTIVATIONS: self.activations,
+                  Target.WEIGHTS: self.weights.reshape(-1),
+                  Target.PARAMETERS: self.parameters.reshape(-1).view(np.uint16),
+                  }[Target(instruction["target"])]
+        length = instruction["length"]
+        for i, source in enumerate(sources):
+            first = instruction["address"] + i * instruction["pitch"]
+            row = self.memory[source:source + length * SLOT_BYTES]
+            memory[first:first + length] = row.view("<u2")
+        return Cause.NONE
+
+    def _fill(self, instruction: Instruction) -> Cause:
+        for i in range(instruction["rows"]):
+            first = instruction["address"] + i * instruction["pitch"]
+            self.activations[first:first + instruction["length"]] = 0
+        return Cause.NONE
+
+    def _store(self, instruction: Instruction) -> Cause:
+        targets = self._external_rows(instruction, "target_pitch")
+        if targets is None:
+            return Cause.BUS_DECODE_ERROR
+        length = instruction["length"]
+        for i, target in enumerate(targets):
+            first = instruction["address"] + i * instruction["pitch"]
+            row = self.activations[first:first + length].astype("<u2")
+            self.memory[target:target + length * SLOT_BYTES] = row.view(np.uint8)
+        return Cause.NONE
+
+    def _matmul(self, instruction: Instruction) -> Cause:
+        depth = instruction["depth"]
+        vectors = instruction["address"] + _offsets(
+            _counts(instruction), [instruction[f"stride_{i}"] for i in range(3)])
+        run, place = np.divmod(np.arange(depth), instruction["run_length"])
+        slots = vectors[:, None] + run * instruction["run_pitch"] + place
+        lines = self.weights[instruction["weights"]:][:depth]
+        accumulators = self.accumulators[instruction["accumulator"]:][:len(vectors)]
+        accumulators[:] = matmul(
+            self.activations[slots], lines, Precision(instruction["precision"]),
+            bool(instruction["activation_signed"]), bool(instruction["weight_signed"]),
+            self.config.rows, accumulators if instruction["accumulate"] else None)
+        return Cause.NONE
+
+    def _special(self, instruction: Instruction) -> Cause:
+        function = _function(instruction)
+        counts, windows = _counts(instruction), _windows(instruction)
+
+        def addresses(first: str, stride: str, window_stride: str) -> NDArray[np.int64]:
+            """[vector, element of the window]"""
+            return instruction[first] + _offsets(
+                counts, [instruction[f"{stride}_{i}"] for i in range(3)])[:, None] + _offsets(
+                windows, [instruction[f"{window_stride}_{i}"] for i in range(2)])
+
+        accumulators = self.accumulators[
+            addresses("accumulator", "accumulator_stride", "window_stride")]
+        residuals = None
+        if function.residual is not None:
+            first = addresses("residual_address", "residual_stride", "residual_window_stride")
+            slots = np.arange(_vector_slots(self.config, function.residual))
+            residuals = unpack_codes(self.activations[first[..., None] + slots],
+                                     function.residual.precision)
+        columns = self.parameters[instruction["parameters"]:][:self.config.column_lanes]
+        outputs = apply(function, accumulators, ColumnParameters(*columns.T), residuals)
+        first = instruction["address"] + _offsets(
+            counts, [instruction[f"stride_{i}"] for i in range(3)])
+        slots = np.arange(_vector_slots(self.config, function.output))
+        self.activations[first[:, None] + slots] = pack(outputs, function.output.precision)
+        return Cause.NONE
