@@ -18,7 +18,8 @@ stands what the table leaves open:
   queue as soon as the tokens are there that it waits for. Here, of all instructions that can start
   the first of the program does so, and nothing is queued while one can: programs whose tokens
   come from earlier instructions run in program order. When nothing can start and the next
-  instruction is HALT or does not fit its queue, that is a DEADLOCK.
+  instruction is HALT or does not fit its queue (`queue_depth` and the one that waits to start),
+  that is a DEADLOCK.
 - Tokens are counted up to 255 for each pair of units; all counts start from zero.
 - The core finds a fault when it gets there, and units run side by side: if a program has several
   faults, or only one but work under way beside it, then which one is reported and what has been
@@ -64,10 +65,10 @@ Segments = Mapping[Segment, tuple[int, int]]
 class Result:
     """How a program ended.
 
-    `cause` is NONE if it reached HALT; `index` is the place in the program of that HALT or of the
-    instruction at fault: for PROGRAM_LENGTH where the missing instruction should be, for DEADLOCK
-    the first instruction that waits. `multiply_adds` counts those of elements in the MATMULs that
-    were run.
+    `cause` is NONE if it reached HALT. `index` is the place in the program of the instruction at
+    fault: without a HALT the last one; for DEADLOCK the one that waits in the first of the units
+    (in the order of `Unit`) in which one does; 0 if no instruction is. `multiply_adds` counts
+    those of elements in the MATMULs that were run.
     """
 
     cause: Cause
@@ -339,7 +340,7 @@ class Machine:
                         return Result(Cause.TOKEN_OVERFLOW, index, multiply_adds)
                 continue
             if position == length:
-                return Result(Cause.PROGRAM_LENGTH, position, multiply_adds)
+                return Result(Cause.PROGRAM_LENGTH, position - 1, multiply_adds)
             try:
                 instruction = decode(words[position * INSTRUCTION_BYTES:][:INSTRUCTION_BYTES])
             except ValueError:
@@ -347,10 +348,10 @@ class Machine:
             waiting = [queue[0][0] for queue in queues.values() if queue]
             if instruction.unit is None:
                 if waiting:
-                    return Result(Cause.DEADLOCK, min(waiting), multiply_adds)
-                return Result(Cause.NONE, position, multiply_adds)
-            if len(queues[instruction.unit]) == self.config.queue_depth:
-                return Result(Cause.DEADLOCK, min(waiting), multiply_adds)
+                    return Result(Cause.DEADLOCK, waiting[0], multiply_adds)
+                return Result(Cause.NONE, 0, multiply_adds)
+            if len(queues[instruction.unit]) > self.config.queue_depth:
+                return Result(Cause.DEADLOCK, waiting[0], multiply_adds)
             queues[instruction.unit].append((position, instruction))
             position += 1
 
