@@ -48,7 +48,7 @@ class JobResult:
 
 @dataclasses.dataclass(frozen=True)
 class MemoryModel:
-    """The memory's behaviour: see `harness.v` for its exact timing.
+    """The memory's behaviour: see `memory.v` for its exact timing.
 
     `latency` is in cycles. With a `stall_seed` every channel stalls at random. An access to the
     `error` region (first byte, bytes) is answered with `error_response` (2 SLVERR, 3 DECERR).
@@ -82,7 +82,8 @@ def run_jobs(config: CoreConfig, memory: np.ndarray, jobs: Sequence[Job], *,
         raise ValueError("memory must be a vector of uint8 whose length is a multiple of 4, "
                          f"not {memory.dtype} of shape {memory.shape}")
     text, elements = generate(Core(config=config), name="core")
-    sources = {"core.v": text, "harness.v": (_HERE / "harness.v").read_text()}
+    sources = {"core.v": text,
+               **{name: (_HERE / name).read_text() for name in ("memory.v", "harness.v")}}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         words = memory.view("<u4")

@@ -54,7 +54,7 @@ class Prediction:
 
 def predict(program: Sequence[Instruction], config: CoreConfig, *, program_address: int,
             segments: Mapping[Segment, tuple[int, int]], latency: int) -> Prediction:
-    """How long the program runs beside a memory of fixed `latency` (see `ulpcore/harness.v`).
+    """How long the program runs beside a memory of fixed `latency` (see `ulpcore/memory.v`).
 
     Parameters
     ----------
@@ -77,7 +77,9 @@ class _Run:
         names = [instruction.name for instruction in program]
         if "HALT" not in names:
             raise ValueError("a program must hold HALT")
-        from .timing import Execute, Load, Special, Store, fetch_cycles
+        from .cycles_execute import Execute
+        from .cycles_memory import Load, Store, fetch_cycles
+        from .cycles_special import Special
 
         self.program = program[:names.index("HALT")]
         self.depth = config.queue_depth

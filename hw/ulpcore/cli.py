@@ -1,0 +1,202 @@
+"""The console command `ulpcore`; its sub-commands are the jobs."""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from ulpsim import isa
+from ulpsim.config import NAMED, CoreConfig, load_config
+
+from .simulation import LINT_WAIVERS, SimulationError, verilator_command
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one sub-command; the exit code. Errors of the user are one line on stderr, code 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.action(options)
+    except (ValueError, SimulationError, OSError) as error:
+        print(f"ulpcore {options.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ulpcore", description="An open, mixed-precision deep-learning core.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name, action, text, *, config=True):
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(action=action)
+        sub.add_argument("--json", action="store_true", help="print the result as JSON")
+        if config:
+            sub.add_argument("--config", default="edge", metavar="NAME|FILE.toml",
+                             help=f"{', '.join(NAMED)} or a TOML file (default: edge)")
+        return sub
+
+    sub = command("generate", _generate, "Write the Verilog of a core.")
+    sub.add_argument("--output", type=Path, default=Path("build"), metavar="FOLDER",
+                     help="where to write NAME.v (default: build)")
+
+    sub = command("compile", _compile, "Compile a network to a program and its parameters.")
+    sub.add_argument("network", type=Path, metavar="NETWORK.json",
+                     help="a network in the form of docs/networks.md, arrays in a .npz beside it")
+    sub.add_argument("--batch", type=int, metavar="N",
+                     help="images a run (default: as many as pay)")
+    sub.add_argument("--output", type=Path, default=Path("build"), metavar="FOLDER",
+                     help="where to write NAME.program, NAME.parameters and NAME.asm")
+
+    sub = command("run", _run, "Run networks on the RTL over real images and compare every word "
+                  "and cycle with the golden model.")
+    sub.add_argument("network", type=Path, nargs="*", metavar="NETWORK.json",
+                     help="networks to run (default: the Fashion-MNIST networks)")
+    sub.add_argument("--images", type=int, metavar="N", help="images a network (default: 32)")
+    sub.add_argument("--data", type=Path, metavar="FOLDER|FILE.npz",
+                     help="images: a .npz with images and labels, or the folder of the Debian "
+                     "package dataset-fashion-mnist (default: the embedded sample)")
+    sub.add_argument("--latency", type=int, default=16, metavar="CYCLES",
+                     help="latency of the memory (default: 16)")
+
+    command("instructions", _instructions, "Print the instruction set as Markdown.", config=False)
+    command("lint", _lint, "Check the generated Verilog with Verilator's lint.")
+    sub = command("report", _report, "Synthesise for the ECP5: area by block.")
+    sub.add_argument("--route", action="store_true",
+                     help="also place and route for the clock frequency (tens of minutes)")
+    sub.add_argument("--seed", type=int, default=1, help="nextpnr's seed (default: 1)")
+    sub.add_argument("--target", type=float, default=80.0, metavar="MHZ",
+                     help="clock frequency that nextpnr aims at (default: 80)")
+    return parser
+
+
+def _verilog(config: CoreConfig) -> tuple[str, list[str]]:
+    from .core import Core
+    from .verilog import generate
+
+    return generate(Core(config=config), name=config.name)
+
+
+def _generate(options: argparse.Namespace) -> int:
+    config = load_config(options.config)
+    text, elements = _verilog(config)
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / f"{config.name}.v"
+    path.write_text(text)
+    summary = {"file": str(path), "module": config.name, "bytes": len(text),
+               "modules": text.count("\nmodule "), "repeated elements": elements}
+    if options.json:
+        print(json.dumps(summary))
+    else:
+        print(f"{path}: module {config.name}, {summary['modules']} modules, {len(text)} bytes")
+    return 0
+
+
+def _compile(options: argparse.Namespace) -> int:
+    from ulpsim.compiler import compile_network
+    from ulpsim.network import load_network
+
+    config = load_config(options.config)
+    network = load_network(options.network)
+    compiled = compile_network(network, config, options.batch)
+    options.output.mkdir(parents=True, exist_ok=True)
+    stem = options.output / options.network.stem
+    stem.with_suffix(".program").write_bytes(isa.encode_program(compiled.program))
+    stem.with_suffix(".parameters").write_bytes(compiled.parameters)
+    stem.with_suffix(".asm").write_text(isa.disassemble(compiled.program) + "\n")
+    summary = {"network": network.name, "config": config.name, "batch": compiled.batch,
+               "instructions": len(compiled.program), "parameter bytes": len(compiled.parameters),
+               "files": [str(stem.with_suffix(s)) for s in (".program", ".parameters", ".asm")]}
+    if options.json:
+        print(json.dumps(summary))
+    else:
+        print(f"{network.name} for {config.name}: {len(compiled.program)} instructions for "
+              f"{compiled.batch} images, {len(compiled.parameters)} parameter bytes")
+        print("wrote " + ", ".join(summary["files"]))
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from .demonstration import run_networks
+
+    return run_networks(load_config(options.config), options.network, options.images,
+                        options.data, options.latency, as_json=options.json)
+
+
+def _instructions(options: argparse.Namespace) -> int:
+    if options.json:
+        print(json.dumps({row.name: {"opcode": row.opcode, "fields": row.layout()}
+                          for row in isa.INSTRUCTIONS}))
+    else:
+        print(isa.documentation(), end="")
+    return 0
+
+
+def _lint(options: argparse.Namespace) -> int:
+    config = load_config(options.config)
+    text, _ = _verilog(config)
+    verilator, environment = verilator_command()
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / f"{config.name}.v").write_text(text)
+        result = subprocess.run(
+            [*verilator, "--lint-only", "-Wall", *(f"-Wno-{name}" for name in LINT_WAIVERS),
+             "--top-module", config.name, f"{config.name}.v"],
+            cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    output = (result.stdout + result.stderr).strip()
+    if options.json:
+        print(json.dumps({"clean": result.returncode == 0, "waived": LINT_WAIVERS,
+                          "output": output}))
+    else:
+        if output:
+            print(output)
+        verdict = "no warning" if result.returncode == 0 else "warnings"
+        print(f"{config.name}: {verdict}; waived are {', '.join(LINT_WAIVERS)}")
+    return 1 if result.returncode else 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    import dataclasses
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from .core import Core
+    from .synthesis import place_and_route, synthesise
+
+    config = load_config(options.config)
+    console = Console(stderr=True)
+    with tempfile.TemporaryDirectory() as folder:
+        netlist = Path(folder) / "core.json"
+        with console.status(f"synthesising {config.name}"):
+            areas = synthesise(Core(config=config), name=config.name,
+                               netlist=netlist if options.route else None)
+        timing = None
+        if options.route:
+            with console.status(f"placing and routing {config.name}: tens of minutes"):
+                timing = place_and_route(netlist, seed=options.seed, target_mhz=options.target)
+    # Blocks: the core itself, what it is made of, and the elements that are repeated.
+    blocks = {name: area for name, area in areas.items() if name.count(".") <= 1}
+    figures = {"config": config.name, "device": "LFE5U-85F, speed 6",
+               "areas": {name: dataclasses.asdict(area) for name, area in blocks.items()},
+               "routed": dataclasses.asdict(timing) if timing else None}
+    if options.json:
+        print(json.dumps(figures))
+        return 0
+    table = Table(title=f"{config.name} on the ECP5-85F")
+    for heading in ("block", "COMB", "FF", "DSP", "BRAM"):
+        table.add_column(heading, justify="left" if heading == "block" else "right")
+    for name, area in sorted(blocks.items(), key=lambda item: -item[1].comb):
+        table.add_row(name, *(str(value) for value in dataclasses.astuple(area)))
+    Console().print(table)
+    if timing:
+        print(f"routed, seed {timing.seed}: {timing.fmax} MHz, {timing.comb} COMB, "
+              f"{timing.flip_flops} FF, {timing.multipliers} DSP, {timing.block_rams} BRAM")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
