@@ -1,0 +1,114 @@
+"""Burst addresses for rows of beats."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["Bursts"]
+
+_PAGE_BEATS = 4096 // 4
+
+
+class Bursts(wiring.Component):
+    """Cuts rows of beats into AXI4 bursts, which never cross 4 KB, and counts those under way.
+
+    A burst's size is found in one cycle and the burst issued in the next, if fewer than
+    `outstanding` are under way; the address channel holds it from the cycle after. So one burst
+    every two cycles at most. From `begin` in cycle 0, the first is issued in cycle 2 and `valid`
+    in cycle 3.
+
+    Parameters
+    ----------
+    burst_beats
+        Longest burst: a power of two, at most 256.
+    outstanding
+        Most bursts under way.
+
+    Members
+    -------
+    begin, first, rows, row_beats, pitch
+        Start with `rows` rows of `row_beats` beats, the first at byte `first`, the others `pitch`
+        bytes apart. `pitch` must hold while bursts remain.
+    stop
+        Issue no more.
+    address, length, valid, ready
+        The address channel; `length` is one less than the beats, as on AXI.
+    issue, beats
+        A burst of so many beats is being issued: `valid` follows.
+    done
+        A burst under way has ended.
+    idle
+        No burst remains to be issued.
+    quiet
+        None is under way.
+    """
+
+    def __init__(self, *, burst_beats: int, outstanding: int) -> None:
+        if burst_beats not in [1 << i for i in range(9)]:
+            raise ValueError(f"burst_beats must be a power of two up to 256, not {burst_beats!r}")
+        if not isinstance(outstanding, int) or outstanding < 1:
+            raise ValueError(f"outstanding must be a positive integer, not {outstanding!r}")
+        self.burst_beats = burst_beats
+        self.outstanding = outstanding
+        super().__init__({
+            "begin": In(1), "first": In(32), "rows": In(16), "row_beats": In(19), "pitch": In(32),
+            "stop": In(1),
+            "address": Out(32), "length": Out(8), "valid": Out(1), "ready": In(1),
+            "issue": Out(1), "beats": Out(range(burst_beats + 1)), "done": In(1),
+            "idle": Out(1), "quiet": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        active = Signal()
+        sized = Signal()
+        row = Signal(32)
+        next_address = Signal(32)
+        left = Signal(19)
+        length = Signal(19)
+        rows_left = Signal(16)
+        under_way = Signal(range(self.outstanding + 1))
+        to_page = Signal(range(_PAGE_BEATS + 1))
+        limit = Signal(range(self.burst_beats + 1))
+        next_row = Signal(32)
+        m.d.comb += [
+            self.idle.eq(~active),
+            self.quiet.eq(under_way == 0),
+            to_page.eq(_PAGE_BEATS - next_address[2:12]),
+            limit.eq(Mux(to_page < self.burst_beats, to_page, self.burst_beats)),
+            self.issue.eq(active & sized & ~self.stop & (under_way != self.outstanding)
+                          & (~self.valid | self.ready)),
+            next_row.eq(row + self.pitch),
+        ]
+        m.d.sync += under_way.eq(under_way + self.issue - self.done)
+        with m.If(self.valid & self.ready):
+            m.d.sync += self.valid.eq(0)
+        with m.If(active & ~sized):
+            m.d.sync += [self.beats.eq(Mux(left < limit, left, limit)), sized.eq(1)]
+        with m.If(self.issue):
+            m.d.sync += [
+                sized.eq(0),
+                self.valid.eq(1),
+                self.address.eq(next_address),
+                self.length.eq(self.beats - 1),
+                next_address.eq(next_address + (self.beats << 2)),
+                left.eq(left - self.beats),
+            ]
+            with m.If(left == self.beats):
+                m.d.sync += [
+                    row.eq(next_row),
+                    next_address.eq(next_row),
+                    left.eq(length),
+                    rows_left.eq(rows_left - 1),
+                    active.eq(rows_left != 1),
+                ]
+        with m.If(self.begin):
+            m.d.sync += [
+                active.eq(1),
+                sized.eq(0),
+                row.eq(self.first),
+                next_address.eq(self.first),
+                left.eq(self.row_beats),
+                length.eq(self.row_beats),
+                rows_left.eq(self.rows),
+            ]
+        return m

@@ -1,0 +1,132 @@
+"""The RTL decoder, generated from the instruction table `ulpsim.isa.INSTRUCTIONS`."""
+
+from amaranth.hdl import Cat, Module, Signal, Value, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+from ulpsim.config import CoreConfig
+from ulpsim.isa import (
+    HEADER,
+    INSTRUCTION_BITS,
+    INSTRUCTIONS,
+    Field,
+    InstructionType,
+    Unit,
+)
+
+__all__ = ["Decoder", "index_width", "unit_layout", "word_layout"]
+
+
+def index_width(config: CoreConfig) -> int:
+    """Bits of an instruction's place in the program."""
+    return exact_log2(config.program_length)
+
+
+def word_layout(row: InstructionType) -> data.FlexibleLayout:
+    """The fields of one instruction, header included, at their places in the 512-bit word."""
+    return data.FlexibleLayout(INSTRUCTION_BITS, {
+        name: data.Field(unsigned(width), first) for name, (first, width) in row.layout().items()})
+
+
+def unit_layout(unit: Unit, config: CoreConfig) -> data.StructLayout:
+    """What a unit gets of an instruction.
+
+    The fields of all instructions that the unit runs, each once, named as in the table; `opcode`;
+    `index`, the instruction's place in the program; and `post`, the units (one bit each) that get
+    a token when it is done. A field that an instruction does not have is 0.
+    """
+    fields: dict[str, int] = {}
+    for row in INSTRUCTIONS:
+        if row.unit is unit:
+            for field in row.fields:
+                if fields.setdefault(field.name, field.width) != field.width:
+                    raise ValueError(f"field {field.name} must have one width in all instructions "
+                                     f"of the {unit.name.lower()} unit")
+    return data.StructLayout({
+        **{name: unsigned(width) for name, width in fields.items()},
+        "opcode": unsigned(HEADER[0].width), "index": unsigned(index_width(config)),
+        "post": unsigned(len(Unit))})
+
+
+def _field_legal(field: Field, value: Value) -> Value:
+    if field.choices is not None:
+        return Cat(value == member.value for member in field.choices).any()
+    return value >= field.least
+
+
+def _word_legal(row: InstructionType, word: Value) -> Value:
+    view = word_layout(row)(word)
+    used = 0
+    for name, (first, width) in row.layout().items():
+        if name != "reserved":
+            used |= ((1 << width) - 1) << first
+    spare = Cat(word[bit] for bit in range(INSTRUCTION_BITS) if not used >> bit & 1)
+    restricted = [f for f in (*HEADER, *row.fields) if f.least > 0 or f.choices is not None]
+    return (view.opcode == row.opcode) & ~spare.any() & Cat(
+        *(_field_legal(f, getattr(view, f.name)) for f in restricted)).all()
+
+
+class Decoder(wiring.Component):
+    """Takes an instruction word apart. Combinational.
+
+    Members
+    -------
+    word : In(512)
+        The instruction as it stands in memory, first byte in the lowest bits.
+    index : In
+        Its place in the program, passed on.
+    legal : Out(1)
+        Exactly when `ulpsim.isa.decode` accepts the word.
+    halt : Out(1)
+        The opcode is HALT's.
+    units : Out(4)
+        The unit that runs the instruction, one bit each; none for HALT and unknown opcodes.
+    wait : Out(4 x 4)
+        Tokens to take from each unit.
+    load, execute, special, store : Out(unit_layout(...))
+        The instruction for each unit; of meaning only for the unit in `units`.
+    """
+
+    def __init__(self, *, config: CoreConfig) -> None:
+        self.config = config
+        super().__init__({
+            "word": In(INSTRUCTION_BITS),
+            "index": In(index_width(config)),
+            "legal": Out(1),
+            "halt": Out(1),
+            "units": Out(len(Unit)),
+            "wait": Out(data.ArrayLayout(4, len(Unit))),
+            **{unit.name.lower(): Out(unit_layout(unit, config)) for unit in Unit},
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        legal = []
+        for row in INSTRUCTIONS:
+            row_legal = Signal(name=f"legal_{row.name.lower()}")
+            m.d.comb += row_legal.eq(_word_legal(row, self.word))
+            legal.append(row_legal)
+        m.d.comb += self.legal.eq(Cat(legal).any())
+
+        header = word_layout(INSTRUCTIONS[0])(self.word)
+        for unit in Unit:
+            m.d.comb += self.wait[unit.value].eq(header[f"wait_{unit.name.lower()}"])
+        post = Cat(header[f"post_{unit.name.lower()}"] for unit in Unit)
+        for row in INSTRUCTIONS:
+            if row.unit is None:
+                m.d.comb += self.halt.eq(header.opcode == row.opcode)
+        for unit in Unit:
+            rows = [row for row in INSTRUCTIONS if row.unit is unit]
+            out = getattr(self, unit.name.lower())
+            m.d.comb += [
+                self.units[unit.value].eq(Cat(header.opcode == r.opcode for r in rows).any()),
+                out.opcode.eq(header.opcode),
+                out.index.eq(self.index),
+                out.post.eq(post),
+            ]
+            for row in rows:
+                view = word_layout(row)(self.word)
+                with m.If((header.opcode == row.opcode) if len(rows) > 1 else 1):
+                    for field in row.fields:
+                        m.d.comb += getattr(out, field.name).eq(getattr(view, field.name))
+        return m

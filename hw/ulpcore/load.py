@@ -1,0 +1,316 @@
+"""The load unit: LOAD and FILL, and the fetch of the program."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+from ulpsim.config import CoreConfig
+from ulpsim.isa import OPCODES, Cause, Segment, Target, Unit
+
+from .bus import AXI4Read, Response, fixed_read
+from .bursts import Bursts
+from .decoder import index_width, unit_layout
+from .extent import Extent
+
+__all__ = ["Load", "SegmentBounds", "group_slots"]
+
+#: Slots that are assembled and written at once: four beats of the bus.
+group_slots = 8
+
+_FILL = next(opcode for opcode, row in OPCODES.items() if row.name == "FILL")
+
+
+class SegmentBounds(data.Struct):
+    """Where a segment lies in external memory, in bytes."""
+
+    base: unsigned(32)
+    size: unsigned(32)
+
+
+class Load(wiring.Component):
+    """Copies rows from external memory to a scratchpad, or fills activations with zeros.
+
+    An instruction is checked as a whole before its first bus access, in this order: alignment
+    (MISALIGNED_ADDRESS), the segment (SEGMENT_RANGE), the target (ACTIVATION_RANGE, WEIGHT_RANGE,
+    PARAMETER_RANGE). Beats are assembled to groups of 8 slots, counted from the row's first slot,
+    in two buffers: a group for the activations waits for phase 0 in the second while the next is
+    assembled in the first. Groups for other memories are written as soon as they are complete. The
+    read channel is stalled only when both buffers are full, which four-beat groups never cause.
+
+    Cycles, from the one in which an instruction is taken (0): the bursts start in 20 (a fetch: in
+    1), and `ulpsim.cycles_memory` has the rest.
+
+    Members
+    -------
+    instructions, retired, retired_post, fault, fault_cause, fault_index, busy, stop
+        The unit interface. `stop` and the unit's own fault end everything but the bursts under
+        way, whose beats are thrown away.
+    fetch : In(stream)
+        `address` (bytes, a multiple of 4) and `count` (instructions): copies them to the
+        instruction memory. `fetched` is the one-cycle pulse at its end.
+    quiet : Out(1)
+        No burst is under way.
+    bus : Out(AXI4Read)
+    segments : In
+        Bases and sizes by segment number.
+    phase : In(2)
+        Turn at the activations' shared port.
+    activation_enable, activation_address, activation_count, data
+        Write of `count` slots of `data` at slot `address`, in phase 0 only.
+    weight_enable, weight_line, data
+        Write of one line of the weight memory.
+    parameter_enable, parameter_line, parameter_data
+        Write of one line (8 * special_lanes slots) of the parameter memory.
+    program_enable, program_address, data
+        Write of 128 bits of the instruction memory, in which an instruction is four of them.
+    """
+
+    def __init__(self, *, config: CoreConfig) -> None:
+        self.config = config
+        self.group_bits = group_slots * 16
+        super().__init__({
+            "instructions": In(stream.Signature(unit_layout(Unit.LOAD, config))),
+            "retired": Out(1),
+            "retired_post": Out(len(Unit)),
+            "fault": Out(1),
+            "fault_cause": Out(8),
+            "fault_index": Out(index_width(config)),
+            "busy": Out(1),
+            "stop": In(1),
+            "fetch": In(stream.Signature(data.StructLayout({
+                "address": unsigned(32), "count": unsigned(index_width(config) + 1)}))),
+            "fetched": Out(1),
+            "quiet": Out(1),
+            "bus": Out(AXI4Read()),
+            "segments": In(data.ArrayLayout(SegmentBounds, len(Segment))),
+            "phase": In(2),
+            "data": Out(self.group_bits),
+            "activation_enable": Out(1),
+            "activation_address": Out(exact_log2(config.activation_slots)),
+            "activation_count": Out(range(group_slots + 1)),
+            "weight_enable": Out(1),
+            "weight_line": Out(exact_log2(config.weight_lines)),
+            "parameter_enable": Out(1),
+            "parameter_line": Out(range(max(2, config.parameter_columns // config.special_lanes))),
+            "parameter_data": Out(self.group_bits * config.special_lanes),
+            "program_enable": Out(1),
+            "program_address": Out(index_width(config) + 2),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, bus = self.config, self.bus
+        fixed_read(m, bus)
+        m.submodules.source = source = Extent(width=32)
+        m.submodules.destination = destination = Extent(width=20)
+        m.submodules.bursts = bursts = Bursts(burst_beats=config.burst_beats,
+                                              outstanding=config.outstanding_reads)
+
+        instruction = Signal.like(self.instructions.payload)
+        fetching = Signal()
+        checking = Signal()
+        running = Signal()
+        failed = Signal()
+        halted = Signal()
+        fill = Signal()
+        begin = Signal()
+        error = Signal(Cause)
+        row_beats = Signal(19)
+        m.d.comb += [
+            halted.eq(self.stop | failed),
+            fill.eq((instruction.opcode == _FILL) & ~fetching),
+            row_beats.eq((instruction.length + 1) >> 1),
+            self.busy.eq(checking | running),
+            self.quiet.eq(bursts.quiet),
+            self.instructions.ready.eq(~self.busy & ~halted),
+            self.fetch.ready.eq(~self.busy & ~halted & ~self.instructions.valid),
+        ]
+        m.d.sync += [self.retired.eq(0), self.fetched.eq(0), self.fault.eq(0)]
+
+        with m.If(self.instructions.valid & self.instructions.ready):
+            m.d.sync += [instruction.eq(self.instructions.payload), fetching.eq(0), checking.eq(1)]
+            m.d.comb += [source.start.eq(1), destination.start.eq(1)]
+        with m.Elif(self.fetch.valid & self.fetch.ready):
+            m.d.sync += [
+                instruction.eq(0),
+                instruction.rows.eq(1),
+                instruction.length.eq(self.fetch.payload.count << 5),
+                fetching.eq(1),
+                running.eq(1),
+            ]
+            m.d.comb += begin.eq(1)
+
+        segment = Signal(SegmentBounds)
+        m.d.comb += [
+            segment.eq(self.segments[instruction.segment]),
+            source.rows.eq(self.instructions.payload.rows),
+            source.pitch.eq(instruction.source_pitch),
+            source.first.eq(instruction.offset),
+            source.length.eq(row_beats << 2),
+            destination.rows.eq(self.instructions.payload.rows),
+            destination.pitch.eq(instruction.pitch),
+            destination.first.eq(instruction.address),
+            destination.length.eq(instruction.length),
+            error.eq(self._check(m, instruction, fill, segment, source.end, destination.end)),
+        ]
+        with m.If(checking & source.done & ~halted):
+            m.d.sync += checking.eq(0)
+            with m.If(error == Cause.NONE):
+                m.d.sync += running.eq(1)
+                m.d.comb += begin.eq(1)
+            with m.Else():
+                self._fail(m, failed, error, instruction)
+
+        # Read addresses.
+        m.d.comb += [
+            bursts.begin.eq(begin & ~fill),
+            bursts.first.eq(Mux(checking, segment.base + instruction.offset,
+                                self.fetch.payload.address)),
+            bursts.rows.eq(Mux(checking, instruction.rows, 1)),
+            bursts.row_beats.eq(Mux(checking, row_beats, self.fetch.payload.count << 4)),
+            bursts.pitch.eq(instruction.source_pitch),
+            bursts.stop.eq(halted),
+            bursts.done.eq(bus.rvalid & bus.rready & bus.rlast),
+            bus.araddr.eq(bursts.address),
+            bus.arlen.eq(bursts.length),
+            bus.arvalid.eq(bursts.valid),
+            bursts.ready.eq(bus.arready),
+        ]
+
+        # First buffer: beats to groups.
+        words = Signal(data.ArrayLayout(32, group_slots // 2))
+        full = Signal()
+        beat = Signal(range(group_slots // 2))
+        beats_left = Signal.like(row_beats)
+        move = Signal()
+        accept = Signal()
+        m.d.comb += [bus.rready.eq(halted | ~full | move), accept.eq(bus.rvalid & bus.rready)]
+        with m.If(move):
+            m.d.sync += full.eq(0)
+        with m.If(begin):
+            m.d.sync += [full.eq(0), beat.eq(0), beats_left.eq(bursts.row_beats)]
+        with m.If(accept):
+            m.d.sync += [words[beat].eq(bus.rdata), beat.eq(beat + 1),
+                         beats_left.eq(beats_left - 1)]
+            with m.If((beat == group_slots // 2 - 1) | (beats_left == 1)):
+                m.d.sync += [full.eq(1), beat.eq(0)]
+            with m.If(beats_left == 1):
+                m.d.sync += beats_left.eq(row_beats)
+            with m.If(bus.rresp[1] & ~halted):
+                self._fail(m, failed, Mux(bus.rresp == Response.SLAVE_ERROR,
+                                          Cause.BUS_SLAVE_ERROR, Cause.BUS_DECODE_ERROR),
+                           instruction)
+
+        # Second buffer: groups to memories.
+        moving = Signal()
+        valid = Signal()
+        last = Signal()
+        write = Signal()
+        row_address = Signal(20)
+        address = Signal(20)
+        slots_left = Signal(20)
+        rows_left = Signal(16)
+        row_end = Signal()
+        group_address = Signal(20)
+        count = Signal(range(group_slots + 1))
+        to_activations = Signal()
+        next_row = Signal(20)
+        m.d.comb += [
+            to_activations.eq(~fetching & (fill | (instruction.target == Target.ACTIVATIONS))),
+            write.eq(valid & ~halted & (~to_activations | (self.phase == 0))),
+            move.eq(moving & (full | fill) & (~valid | write)),
+            row_end.eq(slots_left <= group_slots),
+            next_row.eq(row_address + instruction.pitch),
+        ]
+        with m.If(begin):
+            m.d.sync += [
+                moving.eq(1),
+                row_address.eq(Mux(checking, instruction.address, 0)),
+                address.eq(Mux(checking, instruction.address, 0)),
+                slots_left.eq(Mux(checking, instruction.length, self.fetch.payload.count << 5)),
+                rows_left.eq(bursts.rows),
+            ]
+        with m.If(write):
+            m.d.sync += valid.eq(0)
+            with m.If(last):
+                m.d.sync += [
+                    running.eq(0),
+                    self.retired.eq(~fetching),
+                    self.retired_post.eq(instruction.post),
+                    self.fetched.eq(fetching),
+                ]
+        history = []
+        with m.If(move):
+            m.d.sync += [
+                valid.eq(1),
+                self.data.eq(Mux(fill, 0, words.as_value())),
+                group_address.eq(address),
+                count.eq(Mux(row_end, slots_left, group_slots)),
+                last.eq(row_end & (rows_left == 1)),
+                address.eq(address + group_slots),
+                slots_left.eq(slots_left - group_slots),
+            ]
+            with m.If(row_end):
+                m.d.sync += [
+                    row_address.eq(next_row),
+                    address.eq(next_row),
+                    slots_left.eq(instruction.length),
+                    rows_left.eq(rows_left - 1),
+                    moving.eq(rows_left != 1),
+                ]
+            newer = self.data
+            for i in range(config.special_lanes - 1):
+                previous = Signal(self.group_bits, name=f"previous_{i}")
+                m.d.sync += previous.eq(newer)
+                history.insert(0, previous)
+                newer = previous
+
+        lines_per_parameter = exact_log2(config.special_lanes)
+        line = group_address >> exact_log2(group_slots)
+        m.d.comb += [
+            self.activation_enable.eq(write & to_activations),
+            self.activation_address.eq(group_address),
+            self.activation_count.eq(count),
+            self.weight_enable.eq(write & ~to_activations & ~fetching
+                                  & (instruction.target == Target.WEIGHTS)),
+            self.weight_line.eq(line),
+            self.parameter_enable.eq(write & ~to_activations & ~fetching
+                                     & (instruction.target == Target.PARAMETERS)
+                                     & line[:lines_per_parameter].all()),
+            self.parameter_line.eq(line >> lines_per_parameter),
+            self.parameter_data.eq(Cat(*history, self.data)),
+            self.program_enable.eq(write & fetching),
+            self.program_address.eq(line),
+        ]
+        return m
+
+    def _fail(self, m: Module, failed: Signal, cause: Value, instruction: data.View) -> None:
+        m.d.sync += [failed.eq(1), self.fault.eq(1), self.fault_cause.eq(cause),
+                     self.fault_index.eq(instruction.index)]
+
+    def _check(self, m: Module, instruction: data.View, fill: Value, segment: data.View,
+               source_end: Value, destination_end: Value) -> Signal:
+        """The first rule that the instruction breaks."""
+        config = self.config
+        error = Signal(Cause)
+        slots = Cat(instruction.address, instruction.length, instruction.pitch)
+        granules = {Target.WEIGHTS: config.column_lanes,
+                    Target.PARAMETERS: group_slots * config.special_lanes}
+        limits = {Target.ACTIVATIONS: (config.activation_slots, Cause.ACTIVATION_RANGE),
+                  Target.WEIGHTS: (config.weight_slots, Cause.WEIGHT_RANGE),
+                  Target.PARAMETERS: (config.parameter_columns * group_slots,
+                                      Cause.PARAMETER_RANGE)}
+        with m.Switch(Mux(fill, Target.ACTIVATIONS, instruction.target)):
+            for target, (limit, cause) in limits.items():
+                with m.Case(target):
+                    with m.If(destination_end > limit):
+                        m.d.comb += error.eq(cause)
+                    with m.If(~fill & (source_end > segment.size)):
+                        m.d.comb += error.eq(Cause.SEGMENT_RANGE)
+                    misaligned = Cat(instruction.offset[:2], instruction.source_pitch[:2])
+                    if target in granules:
+                        low = exact_log2(granules[target])
+                        misaligned = Cat(misaligned, *(slots[i:i + low] for i in (0, 20, 40)))
+                    with m.If(~fill & misaligned.any()):
+                        m.d.comb += error.eq(Cause.MISALIGNED_ADDRESS)
+        return error

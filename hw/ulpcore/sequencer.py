@@ -1,0 +1,367 @@
+"""The sequencer: fetches a program, hands its instructions out, and ends the run."""
+
+from amaranth.hdl import Array, Cat, Module, Mux, ResetInserter, Signal, unsigned
+from amaranth.lib import data, fifo, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+from ulpsim.config import CoreConfig
+from ulpsim.isa import INSTRUCTION_BITS, Cause, Unit
+
+from .decoder import Decoder, index_width, unit_layout
+
+__all__ = ["Sequencer", "UnitPort", "connect_unit"]
+
+_GROUP_BITS = 128
+_TOKEN_BITS = 8
+#: Cycles in which nothing moves before that is called a deadlock; more than a head takes to load.
+_STILL_CYCLES = 32
+
+
+class UnitPort(wiring.Signature):
+    """The unit interface, seen from the sequencer."""
+
+    def __init__(self, *, unit: Unit, config: CoreConfig) -> None:
+        super().__init__({
+            "instructions": Out(stream.Signature(unit_layout(unit, config))),
+            "retired": In(1),
+            "retired_post": In(len(Unit)),
+            "fault": In(1),
+            "fault_cause": In(8),
+            "fault_index": In(index_width(config)),
+            "busy": In(1),
+            "stop": Out(1),
+        })
+
+
+def connect_unit(m: Module, port: wiring.PureInterface, unit: wiring.Component) -> None:
+    """Connect a `UnitPort` to the members of the same names of a unit."""
+    m.d.comb += [
+        unit.instructions.payload.eq(port.instructions.payload),
+        unit.instructions.valid.eq(port.instructions.valid),
+        port.instructions.ready.eq(unit.instructions.ready),
+        unit.stop.eq(port.stop),
+        *(getattr(port, name).eq(getattr(unit, name)) for name in
+          ("retired", "retired_post", "fault", "fault_cause", "fault_index", "busy")),
+    ]
+
+
+class Sequencer(wiring.Component):
+    """Runs a program: fetch, dispatch in order, tokens, end.
+
+    A run begins with one cycle of `clear`; the next cycle is cycle 0 of the run, in which the
+    fetch of all instructions is offered to the load unit. The instruction memory has one read
+    port: the dispatcher has it in even cycles, the queues' heads in turn in odd ones (unit u when
+    the cycle is 2 u + 1 modulo 8). Queues hold places in the program only.
+
+    - Dispatch: an instruction is read in an even cycle, from the cycle after `fetched` on, checked
+      in the next, and put into its unit's queue in the one after, in which the next is read; if
+      the queue is full, in the first even cycle in which it is not. Up to
+      `queue_depth` instructions wait there, and one more at the head.
+    - Head: when it is empty, the first of the queue (from the cycle after it was put there) is
+      read in the unit's turn and stands at the head two cycles later.
+    - Start: the head is offered when the counters of tokens to this unit hold what it waits for;
+      they are taken in the cycle in which the unit takes the instruction. A token given in cycle
+      t (`retired`) counts from cycle t + 1. A counter holds at most 255 (TOKEN_OVERFLOW).
+    - HALT: `done` when it has been reached, all queues and heads are empty and no unit is busy.
+
+    Faults are those of the units, and ILLEGAL_INSTRUCTION (with the place of the word),
+    PROGRAM_LENGTH (no instructions, more than the memory holds, or no HALT: with the place after the
+    last), TOKEN_OVERFLOW (the poster), DEADLOCK (nothing moves: the earliest of the heads) and
+    WATCHDOG (the lowest busy unit's instruction). The first one wins, of several in one cycle
+    the first in this order. It stops all units, is latched, and is reported when no burst is under
+    way. `reset` stops in the same manner and ends in a cycle of `clear`.
+
+    Members
+    -------
+    start, reset : In(1)
+        Pulses. `start` is ignored while `busy`.
+    program_length : In(32)
+        Instructions.
+    program_address : In(32)
+        Byte address of the first, a multiple of 4.
+    watchdog : In(32)
+        Cycles without an instruction retiring (nor the fetch ending) before WATCHDOG; 0 is never.
+    busy : Out(1)
+        From the cycle after `start` (or `reset`) until the run's end.
+    done, fault : Out(1)
+        Pulses in the last cycle in which the sequencer is busy.
+    fault_cause, fault_index : Out
+        Of the last run, from the moment of the fault; zero if there was none.
+    cycles : Out(64)
+        Cycles of the run, cycle 0 and the last one included; holds until the next.
+    clear : Out(1)
+        Everything in the core but memories and registers is to be reset, phase counter included.
+    quiet : In(1)
+        Neither load nor store have a burst under way.
+    fetch, fetched, program_enable, program_write_address, data
+        To and from the load unit.
+    load, execute, special, store : Out(UnitPort)
+    """
+
+    def __init__(self, *, config: CoreConfig) -> None:
+        self.config = config
+        width = index_width(config)
+        super().__init__({
+            "start": In(1),
+            "reset": In(1),
+            "program_address": In(32),
+            "program_length": In(32),
+            "watchdog": In(32),
+            "busy": Out(1),
+            "done": Out(1),
+            "fault": Out(1),
+            "fault_cause": Out(8),
+            "fault_index": Out(width + 1),
+            "cycles": Out(64),
+            "clear": Out(1),
+            "quiet": In(1),
+            "fetch": Out(stream.Signature(data.StructLayout({
+                "address": unsigned(32), "count": unsigned(width + 1)}))),
+            "fetched": In(1),
+            "program_enable": In(1),
+            "program_write_address": In(width + 2),
+            "data": In(_GROUP_BITS),
+            **{unit.name.lower(): Out(UnitPort(unit=unit, config=config)) for unit in Unit},
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        ports = [getattr(self, unit.name.lower()) for unit in Unit]
+        running = Signal()
+        turn = Signal(3)
+        even = Signal()
+        cause = Signal(Cause)
+        cause_index = Signal.like(self.fault_index)
+        index = unsigned(index_width(self.config))
+        stopping = Signal()
+        m.d.comb += even.eq(~turn[0])
+        m.d.sync += turn.eq(turn + 1)
+        for port in ports:
+            m.d.comb += port.stop.eq(stopping)
+
+        storage = memory.Memory(shape=unsigned(INSTRUCTION_BITS),
+                                depth=self.config.program_length, init=[])
+        m.submodules.storage = storage
+        write = storage.write_port(granularity=_GROUP_BITS)
+        read = storage.read_port()
+        quarter_bits = exact_log2(INSTRUCTION_BITS // _GROUP_BITS)
+        quarter = self.program_write_address[:quarter_bits]
+        m.d.comb += [
+            write.addr.eq(self.program_write_address >> quarter_bits),
+            write.data.eq(self.data.replicate(INSTRUCTION_BITS // _GROUP_BITS)),
+            write.en.eq(self.program_enable << quarter),
+        ]
+        m.submodules.decoder = decoder = Decoder(config=self.config)
+        read_index = Signal(index)
+        m.d.comb += [read.addr.eq(read_index), decoder.word.eq(read.data)]
+        with m.If(read.en):
+            m.d.sync += decoder.index.eq(read_index)
+
+        # Dispatch.
+        place = Signal.like(self.fetch.payload.count)
+        reading = Signal()
+        pending = Signal()
+        pending_index = Signal(index)
+        pending_units = Signal(len(Unit))
+        pending_legal = Signal()
+        pending_halt = Signal()
+        halted = Signal()
+        queues = []
+        for unit in Unit:
+            queue = fifo.SyncFIFO(width=index_width(self.config), depth=self.config.queue_depth)
+            m.submodules[f"queue_{unit.name.lower()}"] = ResetInserter(self.clear)(queue)
+            queues.append(queue)
+        put = Signal()
+        room = Signal()
+        exhausted = Signal()
+        m.d.comb += [
+            room.eq((Cat(q.w_rdy for q in queues) & pending_units).any()),
+            put.eq(running & even & pending & pending_legal & room),
+            exhausted.eq(place == self.program_length[:len(place)]),
+        ]
+        dispatcher_reads = Signal()
+        m.d.comb += dispatcher_reads.eq(running & even & ~halted & ~exhausted & (~pending | put))
+        m.d.sync += reading.eq(dispatcher_reads)
+        with m.If(dispatcher_reads):
+            m.d.comb += [read.en.eq(1), read_index.eq(place)]
+            m.d.sync += place.eq(place + 1)
+        with m.If(put):
+            m.d.sync += pending.eq(0)
+        with m.If(reading):
+            m.d.sync += [
+                pending.eq(1),
+                pending_index.eq(decoder.index),
+                pending_units.eq(decoder.units),
+                pending_legal.eq(decoder.legal),
+                pending_halt.eq(decoder.halt),
+            ]
+        for queue, selected in zip(queues, pending_units, strict=True):
+            m.d.comb += [queue.w_data.eq(pending_index), queue.w_en.eq(put & selected)]
+        with m.If(running & even & pending & pending_legal & pending_halt):
+            m.d.sync += [halted.eq(1), pending.eq(0)]
+
+        # Heads.
+        tokens = [[Signal(_TOKEN_BITS, name=f"tokens_{giver.name}_{taker.name}".lower())
+                   for taker in Unit] for giver in Unit]
+        overflow = [Signal(name=f"overflow_{unit.name.lower()}") for unit in Unit]
+        head_valid = Signal(len(Unit))
+        head_loading = Signal(len(Unit))
+        taken_index = Array(Signal(index, name=f"taken_{unit.name.lower()}")
+                            for unit in Unit)
+        take = Signal(len(Unit))
+        taken = []
+        for unit, port, queue in zip(Unit, ports, queues, strict=True):
+            i, name = unit.value, unit.name.lower()
+            head = Signal(unit_layout(unit, self.config), name=f"head_{name}")
+            wait = Signal(data.ArrayLayout(4, len(Unit)), name=f"wait_{name}")
+            fetches = Signal(name=f"head_reads_{name}")
+            m.d.comb += [
+                fetches.eq(running & (turn == 2 * i + 1) & ~head_valid[i] & queue.r_rdy),
+                queue.r_en.eq(fetches),
+                port.instructions.payload.eq(head),
+                port.instructions.valid.eq(
+                    head_valid[i] & running
+                    & Cat(tokens[giver.value][i] >= wait[giver.value] for giver in Unit).all()),
+                take[i].eq(port.instructions.valid & port.instructions.ready),
+            ]
+            with m.If(fetches):
+                m.d.comb += [read.en.eq(1), read_index.eq(queue.r_data)]
+            m.d.sync += head_loading[i].eq(fetches)
+            with m.If(head_loading[i]):
+                m.d.sync += [head.eq(getattr(decoder, name)), wait.eq(decoder.wait),
+                             head_valid[i].eq(1)]
+            with m.If(take[i]):
+                m.d.sync += [head_valid[i].eq(0), taken_index[i].eq(head.index)]
+            taken.append([Mux(take[i], wait[giver.value], 0) for giver in Unit])
+        for giver in Unit:
+            port = ports[giver.value]
+            overflows = []
+            for taker in Unit:
+                count = tokens[giver.value][taker.value]
+                total = Signal(_TOKEN_BITS + 1, name=f"total_{giver.name}_{taker.name}".lower())
+                m.d.comb += total.eq(count + (port.retired & port.retired_post[taker.value])
+                                     - taken[taker.value][giver.value])
+                m.d.sync += count.eq(total)
+                overflows.append(total[-1])
+            m.d.comb += overflow[giver.value].eq(Cat(overflows).any())
+
+        # What ends a run.
+        busy_units = Cat(port.busy for port in ports)
+        retired = Cat(port.retired for port in ports)
+        waiting = Cat(queue.r_rdy for queue in queues) | head_loading | head_valid
+        still = Signal(range(_STILL_CYCLES + 1))
+        deadline = Signal(32)
+        guarded = Signal()
+        fetching = Signal()
+        with m.If(busy_units.any() | put | retired.any() | ~running
+                  | Cat(port.instructions.valid for port in ports).any()):
+            m.d.sync += still.eq(0)
+        with m.Else():
+            m.d.sync += still.eq(still + 1)
+        m.d.sync += deadline.eq(Mux(retired.any() | self.fetched, self.watchdog, deadline - 1))
+
+        lowest_busy = Signal(range(len(Unit)))
+        for unit in reversed(Unit):
+            with m.If(ports[unit.value].busy):
+                m.d.comb += lowest_busy.eq(unit.value)
+        earliest_head = (1 << index.width) - 1
+        for unit, port in zip(Unit, ports, strict=True):
+            least = Signal(index, name=f"earliest_head_{unit.name.lower()}")
+            head_index = port.instructions.payload.index
+            m.d.comb += least.eq(Mux(head_valid[unit.value] & (head_index < earliest_head),
+                                     head_index, earliest_head))
+            earliest_head = least
+        unit_fault = Cat(port.fault for port in ports)
+        with m.If(running | fetching):
+            with m.If(guarded & (deadline == 0)):
+                m.d.comb += [cause.eq(Cause.WATCHDOG), cause_index.eq(taken_index[lowest_busy])]
+            with m.If(still == _STILL_CYCLES):
+                m.d.comb += [cause.eq(Cause.DEADLOCK), cause_index.eq(earliest_head)]
+            for unit in reversed(Unit):
+                with m.If(overflow[unit.value]):
+                    m.d.comb += [cause.eq(Cause.TOKEN_OVERFLOW),
+                                 cause_index.eq(taken_index[unit.value])]
+            with m.If(running & even & exhausted & ~pending & ~halted):
+                m.d.comb += [cause.eq(Cause.PROGRAM_LENGTH), cause_index.eq(place)]
+            with m.If(running & even & pending & ~pending_legal):
+                m.d.comb += [cause.eq(Cause.ILLEGAL_INSTRUCTION), cause_index.eq(pending_index)]
+            for port in reversed(ports):
+                with m.If(port.fault):
+                    m.d.comb += [cause.eq(port.fault_cause), cause_index.eq(port.fault_index)]
+        trouble = Signal()
+        m.d.comb += trouble.eq((cause != Cause.NONE) | unit_fault.any())
+
+        aborting = Signal()
+        m.d.comb += [
+            self.fetch.payload.address.eq(self.program_address),
+            self.fetch.payload.count.eq(self.program_length),
+        ]
+
+        def or_stop() -> None:
+            """In a state of a run: what overrides its own transitions."""
+            with m.If(trouble):
+                m.d.sync += [stopping.eq(1), self.fault_cause.eq(cause),
+                             self.fault_index.eq(cause_index)]
+                m.next = "STOP"
+            with m.If(self.reset):
+                m.d.sync += [stopping.eq(1), aborting.eq(1)]
+                m.next = "STOP"
+
+        with m.FSM(name="state") as state:
+            m.d.comb += [
+                self.busy.eq(~state.ongoing("IDLE")),
+                fetching.eq(state.ongoing("FETCH") | state.ongoing("RECEIVE")),
+                running.eq(state.ongoing("RUN")),
+            ]
+            with m.State("IDLE"):
+                with m.If(self.reset):
+                    m.next = "CLEAR"
+                with m.Elif(self.start):
+                    m.next = "START"
+            with m.State("START"):
+                m.d.comb += self.clear.eq(1)
+                m.d.sync += self.cycles.eq(0)
+                m.next = "FETCH"
+                with m.If((self.program_length == 0)
+                          | (self.program_length > self.config.program_length)):
+                    m.d.comb += cause.eq(Cause.PROGRAM_LENGTH)
+                or_stop()
+            with m.State("FETCH"):
+                m.d.comb += self.fetch.valid.eq(1)
+                with m.If(self.fetch.ready):
+                    m.next = "RECEIVE"
+                or_stop()
+            with m.State("RECEIVE"):
+                with m.If(self.fetched):
+                    m.next = "RUN"
+                or_stop()
+            with m.State("RUN"):
+                with m.If(halted & ~waiting.any() & ~busy_units.any() & ~trouble & ~self.reset):
+                    m.d.comb += self.done.eq(1)
+                    m.next = "IDLE"
+                or_stop()
+            with m.State("STOP"):
+                with m.If(self.reset):
+                    m.d.sync += aborting.eq(1)
+                with m.Elif(self.quiet):
+                    m.d.comb += self.fault.eq(~aborting)
+                    m.next = "IDLE"
+                    with m.If(aborting):
+                        m.next = "CLEAR"
+            with m.State("CLEAR"):
+                m.d.comb += self.clear.eq(1)
+                m.next = "IDLE"
+        with m.If(fetching | running | state.ongoing("STOP")):
+            m.d.sync += self.cycles.eq(self.cycles + 1)
+
+        with m.If(self.clear):
+            m.d.sync += [
+                *(count.eq(0) for row in tokens for count in row),
+                *(taken.eq(0) for taken in taken_index),
+                turn.eq(0), place.eq(0), reading.eq(0), pending.eq(0), halted.eq(0),
+                head_valid.eq(0), head_loading.eq(0), still.eq(0),
+                aborting.eq(0), deadline.eq(self.watchdog), guarded.eq(self.watchdog != 0),
+            ]
+            with m.If(~trouble):
+                m.d.sync += [stopping.eq(0), self.fault_cause.eq(0), self.fault_index.eq(0)]
+        return m

@@ -1,0 +1,246 @@
+"""The store unit."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+from ulpsim.config import CoreConfig
+from ulpsim.isa import Cause, Segment, Unit
+
+from .bursts import Bursts
+from .bus import AXI4Write, Response, fixed_write
+from .decoder import index_width, unit_layout
+from .extent import Extent
+from .load import SegmentBounds, group_slots
+
+__all__ = ["Store"]
+
+#: Write bursts under way at once.
+OUTSTANDING_WRITES = 4
+#: Cycles from a request at the scratchpad's shared port until the data is there.
+READ_LATENCY = 3
+#: Turn of this unit at the shared port.
+READ_PHASE = 1
+
+
+class Store(wiring.Component):
+    """Copies rows from the activation scratchpad to external memory.
+
+    An instruction is checked as a whole before its first access, in this order: alignment, an odd
+    length included (MISALIGNED_ADDRESS), the segment (SEGMENT_READ_ONLY, then SEGMENT_RANGE), the
+    scratchpad (ACTIVATION_RANGE). Groups of up to 8 slots, counted from the row's first slot, are
+    read in phase 1 into two buffers and sent beat by beat; beats of a burst start when its address
+    has been issued. An instruction retires when all its bursts have been answered.
+
+    Cycles, from the one in which an instruction is taken (0): bursts and reads start in 20;
+    `ulpsim.cycles_memory` has the rest.
+
+    Members
+    -------
+    instructions, retired, retired_post, fault, fault_cause, fault_index, busy, stop
+        The unit interface. After `stop`, and after the unit's own fault, bursts whose address has
+        been issued are finished with their data and no other is begun.
+    quiet : Out(1)
+        No burst is under way.
+    bus : Out(AXI4Write)
+    segments : In
+        Bases and sizes by segment number.
+    phase : In(2)
+        Turn at the activations' shared port.
+    activation_enable, activation_address, activation_count
+        Read of `count` slots from slot `address`, in phase 1 only.
+    activation_data : In(128)
+        Its data, 3 cycles later.
+    """
+
+    def __init__(self, *, config: CoreConfig) -> None:
+        self.config = config
+        super().__init__({
+            "instructions": In(stream.Signature(unit_layout(Unit.STORE, config))),
+            "retired": Out(1),
+            "retired_post": Out(len(Unit)),
+            "fault": Out(1),
+            "fault_cause": Out(8),
+            "fault_index": Out(index_width(config)),
+            "busy": Out(1),
+            "stop": In(1),
+            "quiet": Out(1),
+            "bus": Out(AXI4Write()),
+            "segments": In(data.ArrayLayout(SegmentBounds, len(Segment))),
+            "phase": In(2),
+            "activation_enable": Out(1),
+            "activation_address": Out(exact_log2(config.activation_slots)),
+            "activation_count": Out(range(group_slots + 1)),
+            "activation_data": In(group_slots * 16),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, bus = self.config, self.bus
+        fixed_write(m, bus)
+        m.submodules.source = source = Extent(width=20)
+        m.submodules.destination = destination = Extent(width=32)
+        m.submodules.bursts = bursts = Bursts(burst_beats=config.burst_beats,
+                                              outstanding=OUTSTANDING_WRITES)
+        m.submodules.lengths = lengths = fifo.SyncFIFO(width=len(bursts.beats),
+                                                       depth=OUTSTANDING_WRITES)
+
+        instruction = Signal.like(self.instructions.payload)
+        checking = Signal()
+        running = Signal()
+        failed = Signal()
+        halted = Signal()
+        begin = Signal()
+        error = Signal(Cause)
+        segment = Signal(SegmentBounds)
+        m.d.comb += [
+            halted.eq(self.stop | failed),
+            self.busy.eq(checking | running),
+            self.quiet.eq(bursts.quiet),
+            self.instructions.ready.eq(~self.busy & ~halted),
+            segment.eq(self.segments[instruction.segment]),
+            source.rows.eq(self.instructions.payload.rows),
+            source.pitch.eq(instruction.pitch),
+            source.first.eq(instruction.address),
+            source.length.eq(instruction.length),
+            destination.rows.eq(self.instructions.payload.rows),
+            destination.pitch.eq(instruction.target_pitch),
+            destination.first.eq(instruction.offset),
+            destination.length.eq(instruction.length << 1),
+            error.eq(self._check(m, instruction, segment, source.end, destination.end)),
+        ]
+        m.d.sync += [self.retired.eq(0), self.fault.eq(0)]
+        with m.If(self.instructions.valid & self.instructions.ready):
+            m.d.sync += [instruction.eq(self.instructions.payload), checking.eq(1)]
+            m.d.comb += [source.start.eq(1), destination.start.eq(1)]
+        with m.If(checking & source.done & ~halted):
+            m.d.sync += checking.eq(0)
+            with m.If(error == Cause.NONE):
+                m.d.sync += running.eq(1)
+                m.d.comb += begin.eq(1)
+            with m.Else():
+                self._fail(m, failed, error, instruction)
+
+        # Write addresses; the lengths of the bursts issued wait for their beats.
+        m.d.comb += [
+            bursts.begin.eq(begin),
+            bursts.first.eq(segment.base + instruction.offset),
+            bursts.rows.eq(instruction.rows),
+            bursts.row_beats.eq(instruction.length >> 1),
+            bursts.pitch.eq(instruction.target_pitch),
+            bursts.stop.eq(halted),
+            bursts.done.eq(bus.bvalid & bus.bready),
+            bus.awaddr.eq(bursts.address),
+            bus.awlen.eq(bursts.length),
+            bus.awvalid.eq(bursts.valid),
+            bursts.ready.eq(bus.awready),
+            lengths.w_en.eq(bursts.issue),
+            lengths.w_data.eq(bursts.beats),
+        ]
+
+        # Requests, and the second buffer, in which their data arrives.
+        reading = Signal()
+        row_address = Signal(20)
+        address = Signal(20)
+        slots_left = Signal(20)
+        rows_left = Signal(16)
+        row_end = Signal()
+        next_row = Signal(20)
+        arriving = Signal(READ_LATENCY)
+        arrived = Signal()
+        group = Signal(group_slots * 16)
+        group_beats = Signal(range(group_slots // 2))
+        move = Signal()
+        m.d.comb += [
+            row_end.eq(slots_left <= group_slots),
+            next_row.eq(row_address + instruction.pitch),
+            self.activation_enable.eq(reading & (self.phase == READ_PHASE) & (~arrived | move)),
+            self.activation_address.eq(address),
+            self.activation_count.eq(Mux(row_end, slots_left, group_slots)),
+        ]
+        m.d.sync += arriving.eq(Cat(self.activation_enable, arriving))
+        with m.If(begin):
+            m.d.sync += [
+                reading.eq(1),
+                row_address.eq(instruction.address),
+                address.eq(instruction.address),
+                slots_left.eq(instruction.length),
+                rows_left.eq(instruction.rows),
+            ]
+        with m.If(self.activation_enable):
+            m.d.sync += [
+                group_beats.eq((self.activation_count >> 1) - 1),
+                address.eq(address + group_slots),
+                slots_left.eq(slots_left - group_slots),
+            ]
+            with m.If(row_end):
+                m.d.sync += [
+                    row_address.eq(next_row),
+                    address.eq(next_row),
+                    slots_left.eq(instruction.length),
+                    rows_left.eq(rows_left - 1),
+                    reading.eq(rows_left != 1),
+                ]
+        with m.If(move):
+            m.d.sync += arrived.eq(0)
+        with m.If(arriving[-1]):
+            m.d.sync += [arrived.eq(1), group.eq(self.activation_data)]
+
+        # First buffer: groups to beats.
+        words = Signal(group_slots * 16)
+        beats_left = Signal(range(group_slots // 2))
+        sending = Signal()
+        send = Signal()
+        sent = Signal.like(bursts.beats)
+        burst_end = Signal()
+        m.d.comb += [
+            move.eq(arrived & (~sending | (send & (beats_left == 0)))),
+            send.eq(sending & lengths.r_rdy & (~bus.wvalid | bus.wready)),
+            burst_end.eq(sent + 1 == lengths.r_data),
+            lengths.r_en.eq(send & burst_end),
+            bus.wstrb.eq(0xF),
+            bus.bready.eq(1),
+        ]
+        with m.If(bus.wready):
+            m.d.sync += bus.wvalid.eq(0)
+        with m.If(send):
+            m.d.sync += [
+                bus.wvalid.eq(1),
+                bus.wdata.eq(words[:32]),
+                bus.wlast.eq(burst_end),
+                words.eq(words >> 32),
+                beats_left.eq(beats_left - 1),
+                sent.eq(Mux(burst_end, 0, sent + 1)),
+            ]
+            with m.If(beats_left == 0):
+                m.d.sync += sending.eq(0)
+        with m.If(move):
+            m.d.sync += [words.eq(group), beats_left.eq(group_beats), sending.eq(1)]
+
+        with m.If(bus.bvalid & bus.bresp[1] & ~halted):
+            self._fail(m, failed, Mux(bus.bresp == Response.SLAVE_ERROR, Cause.BUS_SLAVE_ERROR,
+                                      Cause.BUS_DECODE_ERROR), instruction)
+        with m.If(running & bursts.idle & bursts.quiet & ~halted):
+            m.d.sync += [running.eq(0), self.retired.eq(1),
+                         self.retired_post.eq(instruction.post)]
+        return m
+
+    def _fail(self, m: Module, failed: Signal, cause: Value, instruction: data.View) -> None:
+        m.d.sync += [failed.eq(1), self.fault.eq(1), self.fault_cause.eq(cause),
+                     self.fault_index.eq(instruction.index)]
+
+    def _check(self, m: Module, instruction: data.View, segment: data.View, source_end: Value,
+               destination_end: Value) -> Signal:
+        """The first rule that the instruction breaks."""
+        error = Signal(Cause)
+        with m.If(source_end > self.config.activation_slots):
+            m.d.comb += error.eq(Cause.ACTIVATION_RANGE)
+        with m.If(destination_end > segment.size):
+            m.d.comb += error.eq(Cause.SEGMENT_RANGE)
+        with m.If((instruction.segment != Segment.OUTPUT)
+                  & (instruction.segment != Segment.WORKSPACE)):
+            m.d.comb += error.eq(Cause.SEGMENT_READ_ONLY)
+        with m.If(Cat(instruction.offset[:2], instruction.target_pitch[:2],
+                      instruction.length[0]).any()):
+            m.d.comb += error.eq(Cause.MISALIGNED_ADDRESS)
+        return error
