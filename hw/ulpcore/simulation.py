@@ -148,7 +148,8 @@ def _transfer(ports: Mapping[str, int], to_model: bool) -> tuple[str, int]:
     lines, first = [], 0
     for name, width in ports.items():
         count = (width + 31) // 32
-        port = f"top.{name}"
+        # Verilator spells the second of two underscores as its code.
+        port = f"top.{name.replace('__', '___05F')}"
         if width <= 32:
             pairs = [(port, f"words[{first}]", "")]
             code = [f"{port} = words[{first}];"] if to_model else [f"words[{first}] = {port};"]
