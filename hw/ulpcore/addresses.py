@@ -1,0 +1,164 @@
+"""Address generators without multipliers: nested loops, and windows made of runs."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["AffineLoop", "WindowWalker", "require_positive", "saturate", "saturating_add"]
+
+
+def require_positive(name: str, value: object) -> int:
+    """`value` itself. Raises ValueError unless it is a positive integer."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, not {value!r}")
+    return value
+
+
+def saturate(value: Value, width: int) -> Value:
+    """`value` in width + 1 bits, of which the top one says that it is 2**width or more."""
+    return Cat(value[:width], value[width:].any())
+
+
+def saturating_add(a: Value, b: Value, width: int) -> Value:
+    """The sum of two numbers as `saturate` makes them, in the same form.
+
+    Once the top bit is set it stays; the bits below it are the sum modulo 2**width.
+    """
+    total = a[:width] + b[:width]
+    return Cat(total[:width], total[width] | a[width] | b[width])
+
+
+class AffineLoop(wiring.Component):
+    """base + the sum of i * stride over nested loops, one address a cycle, with one adder.
+
+    The cycle after `start` shows the address of the first iteration; the cycle after `step` that of
+    the next. A `start` in the cycle of the last step follows without a gap; it wins over `step`.
+
+    Parameters
+    ----------
+    width
+        Bits of an address. One more bit is shown: set if the address is 2**width or more.
+    stride_width, count_width
+        Bits of the strides and counts.
+    levels
+        Number of loops; loop 0 is the outermost.
+
+    Members
+    -------
+    start : In(1), base : In(stride_width)
+        Start at `base`.
+    step : In(1)
+        Go on to the next iteration.
+    counts, strides : In(levels)
+        Iterations (at least 1) and addresses from one to the next, for each loop. They must hold
+        from the cycle after `start` to the last `step`.
+    address : Out(width + 1)
+        The address, or with the top bit set a number that means nothing.
+    first : Out(1), last : Out(1)
+        The first and the last iteration of all loops.
+    """
+
+    def __init__(self, *, width: int, stride_width: int = 20, count_width: int = 12,
+                 levels: int = 3) -> None:
+        self.width = require_positive("width", width)
+        self.levels = require_positive("levels", levels)
+        require_positive("stride_width", stride_width)
+        self.count_width = require_positive("count_width", count_width)
+        if width > stride_width:
+            raise ValueError(f"width must be at most stride_width, {stride_width}, not {width!r}")
+        super().__init__({
+            "start": In(1), "base": In(stride_width), "step": In(1),
+            "counts": In(data.ArrayLayout(unsigned(count_width), levels)),
+            "strides": In(data.ArrayLayout(unsigned(stride_width), levels)),
+            "address": Out(width + 1), "first": Out(1), "last": Out(1),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        inner = self.levels - 1
+        # starts[i] is where the current iteration of loop i began; loop `inner`'s is the address.
+        starts = [self.address if i == inner else Signal(self.width + 1, name=f"start_{i}")
+                  for i in range(self.levels)]
+        passed = [Signal(self.count_width, name=f"passed_{i}") for i in range(self.levels)]
+        # ends[i]: loop i and all loops within it are in their last iterations.
+        ends: list[Value] = [Signal(name=f"end_{i}") for i in range(self.levels)]
+        for i in range(self.levels):
+            own = passed[i] == self.counts[i]
+            m.d.comb += ends[i].eq(own & ends[i + 1] if i < inner else own)
+        m.d.comb += self.last.eq(ends[0])
+
+        # The loop that goes on is the innermost one that is not at its end.
+        origin, stride = starts[0], self.strides[0]
+        for i in range(1, self.levels):
+            origin = Mux(ends[i], origin, starts[i])
+            stride = Mux(ends[i], stride, self.strides[i])
+        following = Signal(self.width + 1)
+        m.d.comb += following.eq(saturating_add(origin, saturate(stride, self.width), self.width))
+        with m.If(self.start):
+            m.d.sync += [s.eq(saturate(self.base, self.width)) for s in starts]
+            m.d.sync += [p.eq(1) for p in passed]
+            m.d.sync += self.first.eq(1)
+        with m.Elif(self.step):
+            m.d.sync += [self.address.eq(following), self.first.eq(0)]
+            for i in range(self.levels):
+                with m.If(ends[i]):
+                    m.d.sync += passed[i].eq(1)
+                with m.Elif(ends[i + 1] if i < inner else 1):
+                    m.d.sync += passed[i].eq(passed[i] + 1)
+                with m.If(ends[i + 1] if i < inner else 1):
+                    m.d.sync += starts[i].eq(following)
+        return m
+
+
+class WindowWalker(wiring.Component):
+    """(k div run_length) * run_pitch + k mod run_length for successive k, one a cycle.
+
+    The cycle after `start` shows k = 0; the cycle after `step` the next k.
+
+    Parameters
+    ----------
+    width
+        Bits of an offset. One more bit is shown: set if the offset is 2**width or more.
+    pitch_width, length_width
+        Bits of `run_pitch` and `run_length`.
+
+    Members
+    -------
+    start : In(1), step : In(1)
+        Go to k = 0, to the next k. `start` wins.
+    run_length, run_pitch : In
+        They must hold from the cycle after `start` on.
+    offset : Out(width + 1)
+        The offset, or with the top bit set a number that means nothing.
+    """
+
+    def __init__(self, *, width: int, pitch_width: int = 20, length_width: int = 16) -> None:
+        self.width = require_positive("width", width)
+        require_positive("pitch_width", pitch_width)
+        self.length_width = require_positive("length_width", length_width)
+        if width > pitch_width:
+            raise ValueError(f"width must be at most pitch_width, {pitch_width}, not {width!r}")
+        super().__init__({
+            "start": In(1), "step": In(1), "run_length": In(length_width),
+            "run_pitch": In(pitch_width), "offset": Out(width + 1),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        passed = Signal(self.length_width)
+        run = Signal(self.width + 1)
+        crossing = Signal()
+        following = Signal(self.width + 1)
+        m.d.comb += [
+            crossing.eq(passed == self.run_length),
+            following.eq(saturating_add(
+                Mux(crossing, run, self.offset),
+                Mux(crossing, saturate(self.run_pitch, self.width), 1), self.width)),
+        ]
+        with m.If(self.start):
+            m.d.sync += [self.offset.eq(0), run.eq(0), passed.eq(1)]
+        with m.Elif(self.step):
+            m.d.sync += [self.offset.eq(following), passed.eq(passed + 1)]
+            with m.If(crossing):
+                m.d.sync += [run.eq(following), passed.eq(1)]
+        return m
