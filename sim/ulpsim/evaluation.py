@@ -1,0 +1,156 @@
+"""What a network computes, straight from its chains: the reference for compiled programs.
+
+No instruction, address or tile is looked at: a chain is its definition over whole tensors. Sums
+of integers are exact; those of FP16 are taken in the array's order, over the kernel's rows, its
+columns and the stored channels.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import dlfloat, float32
+from .formats import Precision
+from .fusion import Chain, Fused, fuse
+from .isa import Pool
+from .matmul import matmul
+from .network import Network, Stored
+
+__all__ = ["evaluate", "evaluate_tensors", "quantise", "real_values"]
+
+#: Images that are computed at once.
+_BLOCK = 64
+
+
+def quantise(values: ArrayLike, stored: Stored) -> NDArray[np.int64]:
+    """Codes of real numbers: value / step, rounded and clamped as the core does.
+
+    Integers: to nearest, ties to even. FP16: the code of the DLFloat16 value. NaN becomes 0 or
+    NaN-Inf.
+    """
+    scaled = np.asarray(values, np.float64) / stored.step
+    if stored.format.precision.is_float:
+        return dlfloat.encode_array(scaled).astype(np.int64)
+    rounded = np.nan_to_num(np.rint(scaled), nan=0.0, posinf=np.inf, neginf=-np.inf)
+    return np.clip(rounded, stored.format.lowest, stored.format.highest).astype(np.int64)
+
+
+def real_values(codes: ArrayLike, stored: Stored) -> NDArray[np.float64]:
+    """The real numbers that codes stand for; NaN for NaN-Inf."""
+    if stored.format.precision.is_float:
+        return dlfloat.decode_array(codes) * stored.step
+    return np.asarray(codes, np.float64) * stored.step
+
+
+def evaluate(network: Network, images: ArrayLike, rows: int = 8) -> NDArray[np.int64]:
+    """Codes of the output [images, height, width, channels] for codes of the input.
+
+    `rows` is the height of the array, which matters for FP16 alone. Raises ValueError for images
+    of another shape or with codes outside of the input's format, CompileError for what `fuse`
+    refuses.
+    """
+    return evaluate_tensors(network, images, rows)[network.output_name]
+
+
+def evaluate_tensors(network: Network, images: ArrayLike,
+                     rows: int = 8) -> dict[str, NDArray[np.int64]]:
+    """Codes of every stored tensor by name; see `evaluate`."""
+    fused = fuse(network)
+    codes = check_codes(network, images)
+    parts = [_evaluate_block(fused, codes[first:first + _BLOCK], rows)
+             for first in range(0, max(1, len(codes)), _BLOCK)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def check_codes(network: Network, images: ArrayLike) -> NDArray[np.int64]:
+    """Codes of images [images, height, width, channels], checked against the network's input."""
+    codes = np.asarray(images)
+    if codes.dtype.kind not in "iu":
+        raise ValueError(f"images must be integer codes, not {codes.dtype}")
+    if codes.ndim != 4 or codes.shape[1:] != network.input_shape:
+        raise ValueError(f"images must be [images, *{list(network.input_shape)}], "
+                         f"not {list(codes.shape)}")
+    kind = network.input.format
+    lowest, highest = (0, 0xFFFF) if kind.precision.is_float else (kind.lowest, kind.highest)
+    outside = (codes < lowest) | (codes > highest)
+    if outside.any():
+        raise ValueError(f"codes of {kind} must be from {lowest} to {highest}, "
+                         f"not {codes[outside].flat[0]}")
+    return codes.astype(np.int64)
+
+
+def _evaluate_block(fused: Fused, images: NDArray[np.int64],
+                    rows: int) -> dict[str, NDArray[np.int64]]:
+    tensors = {fused.network.input_name: images}
+    for chain in fused.chains:
+        source = fused.tensors[chain.source]
+        codes = tensors[chain.source]
+        residual = None
+        if chain.residual is not None:
+            residual = _values(tensors[chain.residual], fused.tensors[chain.residual].stored)
+        sums = _convolve(chain, codes, source.channels_stored, rows)
+        tensors[chain.name] = _finish(chain, sums, residual)
+    return tensors
+
+
+def _values(codes: NDArray[np.int64], stored: Stored) -> NDArray[np.float32]:
+    """Stored codes as FP32 values."""
+    if stored.format.precision.is_float:
+        return dlfloat.decode_array(codes).astype(np.float32)
+    return codes.astype(np.float32)
+
+
+def _windows(chain: Chain, codes: NDArray) -> NDArray:
+    """[images, height, width, kernel height, kernel width, channels]"""
+    (py, px), (sy, sx) = chain.padding, chain.stride
+    padded = np.pad(codes, ((0, 0), (py, py), (px, px), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, chain.kernel, axis=(1, 2))
+    return windows[:, ::sy, ::sx].transpose(0, 1, 2, 4, 5, 3)
+
+
+def _convolve(chain: Chain, codes: NDArray[np.int64], channels: int,
+              rows: int) -> NDArray[np.float32]:
+    """The accumulators as FP32 values [images, height, width, outputs]."""
+    outputs = len(chain.weights)
+    missing = channels - codes.shape[-1]
+    if chain.weight_format.precision.is_float:
+        left = _windows(chain, np.pad(codes, ((0, 0), (0, 0), (0, 0), (0, missing))))
+        weights = np.pad(chain.weights, ((0, 0), (0, 0), (0, 0), (0, missing)))
+        shape = left.shape[:3]
+        sums = matmul(left.reshape(np.prod(shape), -1), weights.reshape(outputs, -1).T,
+                      Precision.FP16, False, False, rows)
+        return float32.to_values(sums).reshape(*shape, outputs)
+    # Sums in float32 are exact up to 2^24, in float64 for any depth that the core can hold.
+    largest = int(np.abs(codes).max(initial=0)) * int(
+        np.abs(chain.weights).reshape(outputs, -1).sum(1).max())
+    kind = np.float32 if largest < 1 << 24 else np.float64
+    left = _windows(chain, codes.astype(kind))
+    shape = left.shape[:3]
+    sums = left.reshape(np.prod(shape), -1) @ chain.weights.reshape(outputs, -1).T.astype(kind)
+    wrapped = sums.astype(np.int64).astype(np.int32)
+    return wrapped.astype(np.float32).reshape(*shape, outputs)
+
+
+def _finish(chain: Chain, sums: NDArray[np.float32],
+            residual: NDArray[np.float32] | None) -> NDArray[np.int64]:
+    """Scale, bias, residual, ReLU, clip, pool and conversion."""
+    scale, bias, residual_scale, upper = map(
+        float32.to_values, (chain.scale, chain.bias, chain.residual_scale, chain.upper))
+    values = float32.add_values(float32.multiply_values(sums, scale), bias)
+    if residual is not None:
+        values = float32.add_values(values, float32.multiply_values(residual, residual_scale))
+    if chain.relu:
+        values = np.maximum(values, np.float32(0))
+    if chain.clip:
+        values = np.minimum(values, upper)
+    if chain.pool is not Pool.NONE:
+        windows = np.lib.stride_tricks.sliding_window_view(values, chain.window, axis=(1, 2))
+        windows = windows[:, ::chain.pool_stride[0], ::chain.pool_stride[1]]
+        values = windows[..., 0, 0]
+        for i, j in list(np.ndindex(*chain.window))[1:]:
+            values = np.maximum(values, windows[..., i, j]) if chain.pool is Pool.MAXIMUM \
+                else float32.add_values(values, windows[..., i, j])
+    if chain.output.format.precision.is_float:
+        return dlfloat.encode_array(values).astype(np.int64)
+    rounded = np.where(np.isnan(values), np.float32(0), np.rint(values))
+    return np.clip(rounded, chain.output.format.lowest,
+                   chain.output.format.highest).astype(np.int64)

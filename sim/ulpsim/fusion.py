@@ -1,0 +1,279 @@
+"""From layers to chains: what one pass over the accumulators can do is one chain.
+
+The core computes a convolution and, as the accumulators are drained, scale and bias, a residual,
+ReLU or clip, a pool and the conversion to the stored format, in this order. `fuse` cuts a network
+into such chains. A chain ends at a layer with an `output`. An operator that does not follow on
+what stands before it in this order begins a chain of its own, behind a convolution by identity.
+
+A fully connected layer is a convolution with a kernel as large as its input.
+
+The numbers of a chain are those of stored codes: with real = code * step on both sides
+
+    scale = weight step * input step / output step      bias = real bias / output step
+    residual scale = residual step / output step        upper bound = alpha / output step
+
+all divided by the number of elements if the pool is an average: the core sums over the window,
+and ReLU and clip commute with a positive factor.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import dlfloat, float32
+from .formats import Format
+from .isa import Pool
+from .network import Layer, Network, Shape, Stored
+
+__all__ = ["VECTOR", "Chain", "CompileError", "Fused", "Tensor", "fuse"]
+
+#: Outputs that the core writes at once; channels of what it writes are padded to a multiple.
+VECTOR = 8
+#: Banks of the activation scratchpad.
+_BANKS = 8
+
+
+class CompileError(ValueError):
+    """A network that cannot be compiled: `layer` names where, `reason` what was required."""
+
+    def __init__(self, layer: str, reason: str) -> None:
+        super().__init__(f"layer {layer!r}: {reason}")
+        self.layer = layer
+        self.reason = reason
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A stored tensor.
+
+    `pixel_slots` is the number of slots of one pixel, all channels with their padding; `border`
+    the (rows, columns) of zeros that its readers need around it; `row_residue` what the pitch of
+    its rows must be modulo the 8 banks (None: anything).
+    """
+
+    name: str
+    shape: Shape
+    stored: Stored
+    pixel_slots: int
+    border: tuple[int, int]
+    row_residue: int | None
+
+    @property
+    def channels_stored(self) -> int:
+        """Channels with their padding."""
+        return self.pixel_slots * self.stored.format.precision.per_slot
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Chain:
+    """A convolution with what is fused behind it.
+
+    Parameters
+    ----------
+    name
+        The layer that ends it, and so the tensor that it writes.
+    layers
+        Names of its layers, in order.
+    source, residual
+        Names of the tensors that it reads.
+    weights, weight_format
+        Codes [outputs, kernel height, kernel width, channels].
+    stride, padding
+        Of the convolution, (vertical, horizontal).
+    convolution_shape, shape
+        Of the convolution's result and of the chain's.
+    relu, clip, pool, window, pool_stride
+        What is done behind the convolution; window (1, 1) without a pool.
+    output
+        How the result is stored.
+    scale, bias, residual_scale, upper
+        FP32 bits (uint32) for each output.
+    multiply_adds
+        Products that the layer's definition asks for, for one image; 0 for an identity.
+    """
+
+    name: str
+    layers: list[str]
+    source: str
+    weights: NDArray[np.int64]
+    weight_format: Format
+    weight_step: NDArray[np.float64]
+    real_bias: NDArray[np.float64]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    convolution_shape: Shape
+    shape: Shape
+    multiply_adds: int
+    output: Stored
+    residual: str | None = None
+    relu: bool = False
+    alpha: float | None = None
+    pool: Pool = Pool.NONE
+    window: tuple[int, int] = (1, 1)
+    pool_stride: tuple[int, int] = (1, 1)
+    scale: NDArray[np.uint32] = dataclasses.field(init=False)
+    bias: NDArray[np.uint32] = dataclasses.field(init=False)
+    residual_scale: NDArray[np.uint32] = dataclasses.field(init=False)
+    upper: NDArray[np.uint32] = dataclasses.field(init=False)
+
+    @property
+    def clip(self) -> bool:
+        return self.alpha is not None
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        return self.weights.shape[1], self.weights.shape[2]
+
+    def finish(self, tensors: dict[str, Stored]) -> None:
+        """Compute the numbers of the columns, now that the output's step is known."""
+        factor = 1 / self.output.step
+        if self.pool is Pool.SUM:
+            factor /= math.prod(self.window)
+        outputs = self.weights.shape[0]
+        residual_step = tensors[self.residual].step if self.residual is not None else 0.0
+        numbers = {
+            "scale": self.weight_step * (tensors[self.source].step * factor),
+            "bias": self.real_bias * factor,
+            "residual_scale": np.full(outputs, residual_step * factor),
+            "upper": np.full(outputs, (self.alpha or 0.0) * factor),
+        }
+        for name, values in numbers.items():
+            bits = float32.encode_array(values)
+            if np.isnan(float32.to_values(bits)).any():
+                worst = values[np.argmax(np.abs(values))]
+                raise CompileError(self.name, f"{name} must be at most "
+                                   f"{float32.decode(float32.LARGEST):.4g}, not {worst:.4g}")
+            setattr(self, name, bits)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fused:
+    """A network as the core computes it: stored tensors by name, and chains in order."""
+
+    network: Network
+    tensors: dict[str, Tensor]
+    chains: list[Chain]
+
+
+def fuse(network: Network) -> Fused:
+    """Cut a network into chains. Raises CompileError naming the layer and the requirement."""
+    stored = network.stored
+    begun: dict[str, Chain] = {}
+    chains = []
+    for layer in network.layers:
+        chain = _extended(network, layer, begun)
+        chain.layers.append(layer.name)
+        chain.name, chain.shape = layer.name, network.shapes[layer.name]
+        if layer.output is not None:
+            chain.output = layer.output
+            chain.finish(stored)
+            chains.append(chain)
+        elif layer.name == network.output_name:
+            raise CompileError(layer.name, "the network's output must have an \"output\" format")
+        else:
+            readers = network.consumers(layer.name)
+            if len(readers) != 1:
+                raise CompileError(layer.name, f"must have an \"output\" format, as it is read "
+                                   f"{len(readers)} times, not once")
+            begun[layer.name] = chain
+    for chain in chains:
+        _check_precision(chain, stored[chain.source])
+    shapes = network.shapes
+    tensors = {name: _tensor(name, shapes[name], stored[name], chains) for name in stored}
+    return Fused(network, tensors, chains)
+
+
+def _check_precision(chain: Chain, source: Stored) -> None:
+    if chain.weight_format.precision is not source.format.precision:
+        raise CompileError(chain.layers[0], f"weights of {chain.weight_format} need an input of "
+                           f"the same precision, not {source.format}")
+
+
+def _require_stored(network: Network, layer: Layer, source: str, why: str) -> None:
+    if source not in network.stored:
+        raise CompileError(source, f"must have an \"output\" format: {layer.op} {layer.name!r} "
+                           f"{why}")
+
+
+def _extended(network: Network, layer: Layer, begun: dict[str, Chain]) -> Chain:
+    """The chain that a layer belongs to, with the layer's work put into it."""
+    if layer.op in ("convolution", "fully_connected"):
+        _require_stored(network, layer, layer.inputs[0], "reads it from the scratchpad")
+        return _convolution(network, layer)
+    inputs = list(layer.inputs)
+    if layer.op == "add" and inputs[0] not in begun and inputs[1] in begun:
+        inputs.reverse()
+    if inputs[0] in begun:
+        chain = begun.pop(inputs[0])
+        if not _follows(layer, chain):
+            raise CompileError(inputs[0], f"must have an \"output\" format: {layer.op} "
+                               f"{layer.name!r} cannot follow on {' and '.join(chain.layers)} "
+                               "within one pass")
+    else:
+        chain = _identity(network, inputs[0])
+    if layer.op == "add":
+        _require_stored(network, layer, inputs[1], "reads it beside another result")
+        chain.residual = inputs[1]
+    elif layer.op == "relu":
+        chain.relu = True
+    elif layer.op == "clip":
+        chain.relu, chain.alpha = True, layer.alpha
+    else:
+        chain.pool = Pool.MAXIMUM if layer.op == "max_pool" else Pool.SUM
+        chain.window, chain.pool_stride = layer.size, layer.stride
+        if max(layer.size) > 255:
+            raise CompileError(layer.name, f"a window must be at most 255 x 255, "
+                               f"not {layer.size[0]} x {layer.size[1]}")
+    return chain
+
+
+def _follows(layer: Layer, chain: Chain) -> bool:
+    """Whether an operator comes later in the core's order than what the chain has so far."""
+    if chain.pool is not Pool.NONE:
+        return False
+    if layer.op == "add":
+        return not chain.relu and chain.residual is None
+    return layer.op != "clip" or chain.alpha is None
+
+
+def _convolution(network: Network, layer: Layer) -> Chain:
+    assert layer.weights is not None and layer.weight_format is not None
+    assert layer.weight_step is not None and layer.bias is not None
+    shape, weights = network.shapes[layer.name], layer.weights
+    if layer.op == "fully_connected":
+        weights = weights.reshape(len(weights), *network.shapes[layer.inputs[0]])
+    return Chain(
+        name=layer.name, layers=[], source=layer.inputs[0], weights=weights,
+        weight_format=layer.weight_format, weight_step=layer.weight_step, real_bias=layer.bias,
+        stride=layer.stride, padding=layer.padding, convolution_shape=shape, shape=shape,
+        multiply_adds=shape[0] * shape[1] * weights.size, output=network.input)
+
+
+def _identity(network: Network, source: str) -> Chain:
+    shape, stored = network.shapes[source], network.stored[source]
+    channels = shape[2]
+    one = dlfloat.encode(1.0) if stored.format.precision.is_float else 1
+    weights = np.zeros((channels, 1, 1, channels), np.int64)
+    weights[range(channels), 0, 0, range(channels)] = one
+    return Chain(
+        name=source, layers=[], source=source, weights=weights,
+        weight_format=Format(stored.format.precision), weight_step=np.ones(channels),
+        real_bias=np.zeros(channels), stride=(1, 1), padding=(0, 0), convolution_shape=shape,
+        shape=shape, multiply_adds=0, output=stored)
+
+
+def _tensor(name: str, shape: Shape, stored: Stored, chains: list[Chain]) -> Tensor:
+    per_slot = stored.format.precision.per_slot
+    readers = [c for c in chains if c.source == name]
+    as_vectors = any(name in (c.name, c.residual) for c in chains)
+    pixel = -(-shape[2] // VECTOR) * VECTOR // per_slot if as_vectors else -(-shape[2] // per_slot)
+    # A window's rows lie a whole number of rounds over the banks apart, beyond their own length.
+    widths = [c.kernel[1] for c in readers if c.kernel[0] > 1]
+    if len({width * pixel % _BANKS for width in widths}) > 1:
+        pixel = -(-pixel // _BANKS) * _BANKS
+    residue = widths[0] * pixel % _BANKS if widths else None
+    border = (max((c.padding[0] for c in readers), default=0),
+              max((c.padding[1] for c in readers), default=0))
+    return Tensor(name, shape, stored, pixel, border, residue)
