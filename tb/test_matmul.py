@@ -1,0 +1,150 @@
+"""Matrices of slots: the scalar product against its definition, the matrix twin against it."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from ulpsim import dlfloat, float32
+from ulpsim.formats import FORMATS, Format, Precision
+from ulpsim.integers import pack, unpack
+from ulpsim.matmul import dot, matmul
+
+INTEGERS = [p for p in Precision if not p.is_float]
+
+
+def _floats(rng: np.random.Generator, shape: tuple[int, ...], spread: int) -> np.ndarray:
+    values = rng.standard_normal(shape) * 2.0 ** rng.integers(-spread, spread + 1, shape)
+    return dlfloat.encode_array(values)
+
+
+def _slots(rng: np.random.Generator, precision: Precision, shape: tuple[int, ...]) -> np.ndarray:
+    if precision.is_float:
+        return _floats(rng, shape, 6)
+    return rng.integers(0, 1 << 16, shape).astype(np.uint16)
+
+
+def _accumulators(rng: np.random.Generator, precision: Precision, shape: tuple[int, ...]
+                  ) -> np.ndarray:
+    if precision.is_float:
+        return float32.encode_array(rng.standard_normal(shape) * 100)
+    return rng.integers(0, 1 << 32, shape, dtype=np.uint32)
+
+
+def test_dot_of_floats_is_a_chain_of_rounded_sums(rng: np.random.Generator) -> None:
+    """Against rationals rounded by hand, in two tiles of 3 slots and one of 2."""
+    for _ in range(50):
+        a, w = _floats(rng, (8,), 4), _floats(rng, (8,), 4)
+        start = float32.encode(float(rng.standard_normal()))
+        total = Fraction(float32.decode(start))
+        for first in (0, 3, 6):
+            partial = Fraction(0)
+            for x, y in zip(a[first:first + 3], w[first:first + 3], strict=True):
+                exact = (Fraction(dlfloat.decode(int(x))) * Fraction(dlfloat.decode(int(y)))
+                         + partial)
+                partial = Fraction(dlfloat.decode(dlfloat.encode(exact)))
+            total = Fraction(float(np.float32(float(total)) + np.float32(float(partial))))
+        result = dot(a.tolist(), w.tolist(), Precision.FP16, False, False, 3, start)
+        assert float32.decode_exact(result) == total
+
+
+@pytest.mark.parametrize("source", [f for f in FORMATS.values() if not f.precision.is_float],
+                         ids=str)
+def test_dot_of_integers_is_the_sum_modulo_2_to_32(rng: np.random.Generator, source: Format
+                                                   ) -> None:
+    for other in (source, Format(source.precision, not source.signed)):
+        a, w = (rng.integers(f.lowest, f.highest + 1, 6 * source.precision.per_slot)
+                for f in (source, other))
+        for start in (0, (1 << 32) - 5, 1 << 31):
+            expected = (start + sum(x * y for x, y in zip(a.tolist(), w.tolist(), strict=True))
+                        ) % (1 << 32)
+            assert dot(pack(a, source.precision).tolist(), pack(w, source.precision).tolist(),
+                       source.precision, source.signed, other.signed, 4, start) == expected
+
+
+@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize(("outputs", "depth", "columns", "rows"), [
+    (3, 20, 5, 8), (1, 37, 8, 4), (17, 3, 1, 8), (2, 1, 2, 2), (1, 70, 1, 8), (4, 16, 8, 8)])
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_matmul_is_dot(rng: np.random.Generator, precision: Precision, outputs: int, depth: int,
+                       columns: int, rows: int, accumulate: bool) -> None:
+    a = _slots(rng, precision, (outputs, depth))
+    w = _slots(rng, precision, (depth, columns))
+    start = _accumulators(rng, precision, (outputs, columns)) if accumulate else None
+    for signs in ((False, False), (False, True), (True, False), (True, True)):
+        result = matmul(a, w, precision, *signs, rows, start)
+        assert result.dtype == np.uint32
+        expected = [[dot(a[i].tolist(), w[:, j].tolist(), precision, *signs, rows,
+                         0 if start is None else int(start[i, j])) for j in range(columns)]
+                    for i in range(outputs)]
+        np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize(("outputs", "depth", "columns"), [
+    (700, 24, 40), (40, 24, 700), (2, 5000, 3), (9000, 9, 1), (1, 9, 9000)])
+def test_large_float_products(rng: np.random.Generator, outputs: int, depth: int, columns: int
+                              ) -> None:
+    """Blocks, threads and every order of axes: against a plain loop over K of codes."""
+    a, w = _floats(rng, (outputs, depth), 12), _floats(rng, (depth, columns), 12)
+    expected = np.zeros((outputs, columns), np.uint32)
+    for first in range(0, depth, 8):
+        partial = np.zeros((outputs, columns), np.uint16)
+        for k in range(first, min(first + 8, depth)):
+            partial = dlfloat.fma_array(a[:, k, None], w[k], partial)
+        expected = float32.add_array(expected, float32.from_dlfloat_array(partial))
+    np.testing.assert_array_equal(matmul(a, w, Precision.FP16, False, False, 8), expected)
+
+
+@pytest.mark.parametrize("precision", INTEGERS)
+def test_large_integer_products(rng: np.random.Generator, precision: Precision) -> None:
+    """Deep sums of the largest elements, which no float32 holds."""
+    source = Format(precision, signed=False)
+    a = np.full((3, 20_000), source.highest)
+    w = np.full((20_000, 2), source.highest)
+    w[rng.integers(0, 20_000, 50), 0] = 0
+    result = matmul(pack(a, precision), pack(w.T, precision).T, precision, False, False, 8)
+    np.testing.assert_array_equal(result, (a @ w).astype(np.uint32))
+    slots = rng.integers(0, 1 << 16, (2, 60, 1000)).astype(np.uint16)
+    signed = Format(precision)
+    result = matmul(slots[0], slots[1].T, precision, True, True, 8)
+    exact = unpack(slots[0], signed) @ unpack(slots[1], signed).T
+    np.testing.assert_array_equal(result.astype(np.int32), exact)
+
+
+def test_special_floats(rng: np.random.Generator) -> None:
+    one, largest = 0x3E00, dlfloat.LARGEST
+    a = np.array([[one, dlfloat.NAN, one, one], [largest, largest, one, one],
+                  [one, one, one, 0xFFFF], [0, 0x8000, 0, 0], [one, one, one, one]], np.uint16)
+    w = np.array([[one, one, 0], [one, largest, 0], [one, one, 0], [one, one, 0]], np.uint16)
+    start = np.zeros((5, 3), np.uint32)
+    start[4] = [float32.LARGEST, 0x7F800000, 0x80000001]
+    result = matmul(a, w, Precision.FP16, False, False, 2, start)
+    nan = float32.NAN
+    assert result[0].tolist() == [nan, nan, nan]
+    assert result[1].tolist() == [nan, nan, 0]
+    assert result[2].tolist() == [nan, nan, nan]
+    assert result[3].tolist() == [0, 0, 0]
+    assert result[4].tolist() == [float32.LARGEST, nan, 0]
+    for i in range(5):
+        for j in range(3):
+            assert result[i, j] == dot(a[i].tolist(), w[:, j].tolist(), Precision.FP16, False,
+                                       False, 2, int(start[i, j]))
+
+
+def test_the_height_of_the_array_matters_to_floats_only(rng: np.random.Generator) -> None:
+    a, w = _floats(rng, (4, 64), 3), _floats(rng, (64, 4), 3)
+    results = [matmul(a, w, Precision.FP16, False, False, rows) for rows in (4, 8)]
+    assert (results[0] != results[1]).any()
+    results = [matmul(a, w, Precision.INT4, True, False, rows) for rows in (4, 8)]
+    np.testing.assert_array_equal(*results)
+
+
+def test_shapes_are_checked() -> None:
+    a, w = np.zeros((2, 3), np.uint16), np.zeros((3, 4), np.uint16)
+    with pytest.raises(ValueError, match=r"must be \[M, K\] and \[K, N\]"):
+        matmul(a, w.T, Precision.FP16, False, False, 8)
+    with pytest.raises(ValueError, match=r"accumulators must be \[2, 4\]"):
+        matmul(a, w, Precision.FP16, False, False, 8, np.zeros((4, 2), np.uint32))
+    with pytest.raises(ValueError, match="rows must be at least 1"):
+        matmul(a, w, Precision.FP16, False, False, 0)
+    with pytest.raises(ValueError, match="weights must be 2 slots"):
+        dot([1, 2], [1], Precision.FP16, False, False, 8)
