@@ -1,0 +1,368 @@
+"""FP32 operators: pipelined twins of `ulpsim.float32`, one result a cycle.
+
+A value is its 32 bits; subnormal inputs count as zero and every input with an exponent field of
+255 as NaN-Inf; results are canonical (+0, 0x7FC00000). The registers of the data paths have no
+reset: what comes out in the first cycles has no meaning.
+"""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+__all__ = [
+    "NAN",
+    "Add",
+    "FromInteger",
+    "Multiply",
+    "ToDlfloat",
+    "ToInteger",
+    "canonical",
+    "delay",
+    "from_dlfloat",
+    "less",
+    "maximum",
+    "minimum",
+]
+
+#: NaN and infinity, merged.
+NAN = 0x7FC00000
+
+_FRACTION_BITS = 23
+_DLFLOAT_NAN = 0x7FFF
+
+
+def delay(m: Module, value: ValueLike, cycles: int, *, name: str, reset: bool = False) -> Value:
+    """`value` as it was `cycles` cycles ago; before, 0 with `reset` and undefined without."""
+    value = Value.cast(value)
+    for cycle in range(1, cycles + 1):
+        register = Signal(value.shape(), name=f"{name}_{cycle}", reset_less=not reset)
+        m.d.sync += register.eq(value)
+        value = register
+    return value
+
+
+def _named(m: Module, value: ValueLike, name: str) -> Signal:
+    value = Value.cast(value)
+    signal = Signal(value.shape(), name=name)
+    m.d.comb += signal.eq(value)
+    return signal
+
+
+def _sign(value: Value) -> Value:
+    return value[31]
+
+
+def _exponent(value: Value) -> Value:
+    return value[_FRACTION_BITS:31]
+
+
+def _significand(value: Value) -> Value:
+    """24 bits, 0 for a value that counts as zero (apart from its fraction, which is ignored)."""
+    present = _exponent(value).any()
+    return Cat(value[:_FRACTION_BITS] & present.replicate(_FRACTION_BITS), present)
+
+
+def canonical(value: ValueLike) -> Value:
+    """`value` with every zero as +0 and every NaN-Inf as 0x7FC00000. Combinational."""
+    value = Value.cast(value)
+    return Mux(_exponent(value).all(), NAN,
+               value & _exponent(value).any().replicate(32))
+
+
+def less(a: ValueLike, b: ValueLike) -> Value:
+    """a < b; either answer for two zeros or with a NaN-Inf. Combinational."""
+    a, b = Value.cast(a), Value.cast(b)
+    return Mux(_sign(a) ^ _sign(b), _sign(a), (a[:31] < b[:31]) ^ _sign(a))
+
+
+def maximum(a: ValueLike, b: ValueLike) -> Value:
+    """The greater one; NaN-Inf if either is. Combinational."""
+    return _select(less(a, b), b, a)
+
+
+def minimum(a: ValueLike, b: ValueLike) -> Value:
+    """The lesser one; NaN-Inf if either is. Combinational."""
+    return _select(less(a, b), a, b)
+
+
+def _select(first: Value, a: ValueLike, b: ValueLike) -> Value:
+    a, b = Value.cast(a), Value.cast(b)
+    chosen = Mux(first, a, b)
+    return Mux(_exponent(a).all() | _exponent(b).all(), NAN,
+               chosen & _exponent(chosen).any().replicate(32))
+
+
+def from_dlfloat(code: ValueLike) -> Value:
+    """A DLFloat16 code as FP32: exact. Combinational."""
+    code = Value.cast(code)
+    fraction, exponent, sign = code[:9], code[9:15], code[15]
+    # 127 - 31 = 0b01100000 is added to the exponent: only its highest bit meets a bit of that.
+    wide = Cat(Const(0, 14), fraction, exponent[:5], ~exponent[5], ~exponent[5], exponent[5], sign)
+    return Mux(code[:15].all(), NAN, wide & code[:15].any().replicate(32))
+
+
+def _pack(sign: Value, magnitude: Value, nan: Value, zero: Value) -> Value:
+    """A result from a rounded `magnitude`: 23 bits of fraction, 10 of exponent (signed)."""
+    exponent = magnitude[_FRACTION_BITS:]
+    overflow = ~exponent[9] & (exponent[8] | exponent[:8].all())
+    underflow = exponent[9] | ~exponent[:9].any()
+    return Mux(nan | overflow, NAN,
+               Cat(magnitude[:31], sign) & ~(underflow | zero).replicate(32))
+
+
+class Add(wiring.Component):
+    """`result` = a + b, rounded to nearest even, `stages` cycles later.
+
+    The operand of the greater magnitude is found first; the other one is shifted right against
+    it, bits that drop out gathered in a sticky bit; the sum is shifted left until its first one
+    is in front; rounding carries into the exponent by itself.
+
+    Parameters
+    ----------
+    stages
+        Registers from the inputs to the result, 3 to 5.
+    """
+
+    a: In(32)
+    b: In(32)
+    result: Out(32)
+
+    #: After which steps there is a register.
+    _REGISTERS = {
+        3: ("order", "coarse", "round"),
+        4: ("order", "align", "coarse", "round"),
+        5: ("order", "align", "coarse", "fine", "round"),
+    }
+
+    def __init__(self, *, stages: int = 4) -> None:
+        if stages not in self._REGISTERS:
+            raise ValueError(f"stages must be from {min(self._REGISTERS)} to "
+                             f"{max(self._REGISTERS)}, not {stages!r}")
+        self.stages = stages
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+
+        def after(step: str, **values: ValueLike) -> list[Value]:
+            cycles = int(step in self._REGISTERS[self.stages])
+            return [delay(m, _named(m, value, f"{step}_{name}"), cycles, name=f"{step}_{name}")
+                    for name, value in values.items()]
+
+        swap = self.a[:31] < self.b[:31]
+        large, small = after("order", large=Mux(swap, self.b, self.a),
+                             small=Mux(swap, self.a, self.b))
+
+        subtract = _sign(large) ^ _sign(small)
+        distance = _named(m, (_exponent(large) - _exponent(small))[:8], "distance")
+        aligned: Value = Cat(Const(0, 3), _significand(small))
+        aligned = Mux(distance[5:].any(), _significand(small)[23], aligned)
+        for bit in reversed(range(5)):
+            step = 1 << bit
+            shifted = Cat(aligned[:step + 1].any(), aligned[step + 1:], Const(0, step))
+            aligned = _named(m, Mux(distance[bit], shifted, aligned), f"aligned_{step}")
+        # The exponent of the result is that of `large`, plus 1, minus the shift to the left: plus
+        # 2, plus the complement of the shift.
+        significand, addend, subtract, exponent, sign, nan = after(
+            "align", significand=_significand(large), addend=aligned ^ subtract.replicate(27),
+            subtract=subtract, exponent=_exponent(large) + 2, sign=_sign(large),
+            nan=_exponent(large).all())
+
+        # The carry into an adder is a lowest bit of both operands, here and below.
+        total = (Cat(Const(1, 1), Const(0, 3), significand, Const(0, 1))
+                 + Cat(subtract, addend, subtract))[1:29]
+        total = _named(m, total, "total")
+        total, coarse = _normalise(m, total, (16, 8))
+        total, coarse, exponent, sign, nan = after(
+            "coarse", total=total, shift=coarse, exponent=exponent, sign=sign, nan=nan)
+
+        total, fine = _normalise(m, total, (4, 2, 1))
+        total, shift, exponent, sign, nan = after(
+            "fine", total=total, shift=Cat(fine, coarse), exponent=exponent, sign=sign, nan=nan)
+
+        round_up = total[3] & (total[4] | total[:3].any())
+        rounded = _named(
+            m, (Cat(Const(1, 1), total[4:27], exponent, Const(0, 1))
+                + Cat(round_up, Const(0, 23), ~shift, Const(-1, 5)))[1:34], "rounded")
+        result, = after("round", result=_pack(sign, rounded, nan, ~total[27]))
+        m.d.comb += self.result.eq(result)
+        return m
+
+
+def _normalise(m: Module, value: Value, steps: tuple[int, ...],
+               enable: ValueLike = 1) -> tuple[Value, Value]:
+    """`value` shifted left by each step whose highest bits are all zero; what was shifted, as
+    bits of which the first is that of the last step. Nothing is shifted without `enable`."""
+    taken: list[Value] = []
+    for step in steps:
+        empty = _named(m, ~value[len(value) - step:].any() & enable, f"empty_{step}")
+        value = _named(m, Mux(empty, Cat(Const(0, step), value[:len(value) - step]), value),
+                       f"normalised_{step}")
+        taken.insert(0, empty)
+    return value, Cat(taken)
+
+
+class Multiply(wiring.Component):
+    """`result` = a * b, rounded to nearest even, 4 cycles later.
+
+    The first register is at the inputs, the second after the multipliers, the third after the
+    sum of their partial products.
+
+    Parameters
+    ----------
+    significand_bits
+        Bits of `a`'s significand that can be other than zero, from the highest: 24, or fewer for
+        numbers converted from a shorter format.
+    """
+
+    a: In(32)
+    b: In(32)
+    result: Out(32)
+
+    latency = 4
+
+    def __init__(self, *, significand_bits: int = 24) -> None:
+        if significand_bits not in range(1, 25):
+            raise ValueError(f"significand_bits must be from 1 to 24, not {significand_bits!r}")
+        self.significand_bits = significand_bits
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        a = delay(m, self.a, 1, name="a_in")
+        b = delay(m, self.b, 1, name="b_in")
+
+        short = _significand(a)[24 - self.significand_bits:]
+        split = 12
+        low = delay(m, short * _significand(b)[:split], 1, name="low")
+        high = delay(m, short * _significand(b)[split:], 1, name="high")
+        exponent = delay(m, (_exponent(a) + _exponent(b) - 127)[:10], 1,
+                         name="exponent_sum")
+        zero = delay(m, ~_exponent(a).any() | ~_exponent(b).any(), 1, name="zero_in")
+        nan = delay(m, _exponent(a).all() | _exponent(b).all(), 1, name="nan_in")
+        sign = delay(m, _sign(a) ^ _sign(b), 3 - 1, name="sign")
+
+        dropped = 24 - self.significand_bits
+        product = _named(m, Cat(low[:split], (high + low[split:])[:36 - dropped]), "product")
+        product = delay(m, Cat(Const(0, dropped), product), 1, name="product_sum")
+        exponent = delay(m, exponent, 1, name="exponent")
+        zero, nan = delay(m, zero, 1, name="zero"), delay(m, nan, 1, name="nan")
+
+        # The product is from 1 to just below 4.
+        above = product[47]
+        fraction = Mux(above, product[24:47], product[23:46])
+        guard = Mux(above, product[23], product[22])
+        odd = Mux(above, product[24], product[23])
+        sticky = product[:22].any() | (above & product[22])
+        round_up = guard & (odd | sticky)
+        rounded = _named(
+            m, (Cat(Const(1, 1), fraction, exponent)
+                + Cat(round_up, Const(0, 23), above, Const(0, 9)))[1:34], "rounded")
+        m.d.comb += self.result.eq(
+            delay(m, _pack(sign, rounded, nan, zero), 1, name="result_out"))
+        return m
+
+
+class FromInteger(wiring.Component):
+    """`result` = the INT32 `value` rounded to nearest even, 3 cycles later.
+
+    Without `convert` the bits of `value` pass unchanged, as late.
+    """
+
+    value: In(32)
+    convert: In(1)
+    result: Out(32)
+
+    latency = 3
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        sign = self.value[31] & self.convert
+        magnitude = (Cat(Const(1, 1), self.value ^ sign.replicate(32)) + Cat(sign))[1:33]
+        magnitude = delay(m, magnitude, 1, name="magnitude")
+        sign = delay(m, sign, 2, name="sign")
+        convert = delay(m, self.convert, 1, name="convert_in")
+
+        normal, high = _normalise(m, magnitude, (16, 8, 4), convert)
+        normal, high = delay(m, normal, 1, name="normal"), delay(m, high, 1, name="shift")
+        convert = delay(m, convert, 1, name="convert_out")
+
+        normal, low = _normalise(m, normal, (2, 1), convert)
+        shift = Cat(low, high)
+        round_up = normal[7] & (normal[8] | normal[:7].any())
+        # The exponent is 158 - shift.
+        rounded = _named(
+            m, (Cat(Const(1, 1), normal[8:31], Const(159, 8))
+                + Cat(round_up, Const(0, 23), ~shift, Const(-1, 3)))[1:32], "rounded")
+        result = Mux(convert, Cat(rounded, sign) & normal[31].replicate(32), normal)
+        m.d.comb += self.result.eq(delay(m, result, 1, name="result_out"))
+        return m
+
+
+class ToDlfloat(wiring.Component):
+    """`result` = the DLFloat16 code nearest to `value`, ties up in magnitude, 1 cycle later."""
+
+    value: In(32)
+    result: Out(16)
+
+    latency = 1
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        # 9 bits of fraction and the exponent, still with FP32's bias: 96, or 3 << 5, too high.
+        rounded = _named(m, (Cat(Const(1, 1), self.value[14:31])
+                             + Cat(self.value[13]))[1:19], "rounded")
+        high = rounded[14:]
+        code = Cat(rounded[:14], high[2])
+        underflow = (high < 3) | ~code.any()
+        overflow = (high > 4) | code.all()
+        result = Mux(overflow, _DLFLOAT_NAN,
+                     Cat(code, _sign(self.value)) & ~underflow.replicate(16))
+        m.d.comb += self.result.eq(delay(m, result, 1, name="result_out"))
+        return m
+
+
+class ToInteger(wiring.Component):
+    """`result` = `value` rounded to the nearest integer, ties to even, and clamped, 2 cycles
+    later; 0 for NaN-Inf. Two's complement, whatever the format.
+
+    Members
+    -------
+    highest : In(8)
+        Largest integer of the format: one less than a power of two.
+    is_signed : In(1)
+        The smallest one is ~highest, not 0.
+    """
+
+    value: In(32)
+    highest: In(8)
+    is_signed: In(1)
+    result: Out(8)
+
+    latency = 2
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        sign, exponent, significand = (_sign(self.value), _exponent(self.value),
+                                       _significand(self.value))
+        # Exponents from 126 (0.5 and more) to 134 (below 256) are shifted right by 8 to 0.
+        above = exponent[7] & (exponent[3:7].any() | exponent[:3].all())
+        below = ~exponent[7] & ~exponent[1:7].all()
+        amount = _named(m, (6 - exponent[:4])[:4], "amount")
+        shifted: Value = Cat(significand[:15].any(), significand[15:])
+        for bit in reversed(range(4)):
+            step = 1 << bit
+            shifted = _named(m, Mux(amount[bit], Cat(shifted[:step + 1].any(), shifted[step + 1:]),
+                                    shifted), f"shifted_{step}")
+        round_up = shifted[1] & (shifted[0] | shifted[2])
+        magnitude = (Cat(Const(1, 1), shifted[2:]) + Cat(round_up))[1:10]
+        magnitude = Mux(below, 0, magnitude | (above << 8))
+        magnitude = delay(m, magnitude, 1, name="magnitude")
+        zero = delay(m, exponent.all() | (sign & ~self.is_signed), 1, name="zero")
+        sign = delay(m, sign, 1, name="sign")
+
+        clamp = (magnitude & ~Cat(self.highest, Const(0, 1))).any()
+        exact = (Cat(Const(1, 1), magnitude[:8] ^ sign.replicate(8)) + Cat(sign))[1:9]
+        result = Mux(clamp, self.highest ^ sign.replicate(8), exact) & ~zero.replicate(8)
+        m.d.comb += self.result.eq(delay(m, result, 1, name="result_out"))
+        return m
