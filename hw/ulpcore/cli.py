@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from ulpsim import isa
+from ulpsim import isa, registers
 from ulpsim.config import NAMED, CoreConfig, load_config
 
 from .simulation import LINT_WAIVERS, SimulationError, verilator_command
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
                      help="latency of the memory (default: 16)")
 
     command("instructions", _instructions, "Print the instruction set as Markdown.", config=False)
+    command("registers", _registers, "Print the register map as Markdown.", config=False)
     command("lint", _lint, "Check the generated Verilog with Verilator's lint.")
     sub = command("report", _report, "Synthesise for the ECP5: area by block.")
     sub.add_argument("--route", action="store_true",
@@ -133,6 +134,14 @@ def _instructions(options: argparse.Namespace) -> int:
                           for row in isa.INSTRUCTIONS}))
     else:
         print(isa.documentation(), end="")
+    return 0
+
+
+def _registers(options: argparse.Namespace) -> int:
+    if options.json:
+        print(json.dumps({register.name: register.offset for register in registers.REGISTERS}))
+    else:
+        print(registers.documentation(), end="")
     return 0
 
 

@@ -1,0 +1,154 @@
+"""The core: every block, connected; twins `ulpsim.interpreter` and `ulpsim.cycles`."""
+
+from amaranth.hdl import Module, ResetInserter
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from ulpsim.config import CoreConfig
+
+from .accumulators import Accumulators
+from .array import Array
+from .bus import AXI4Lite, AXI4Read, AXI4Write
+from .execute import Execute
+from .load import Load
+from .registers import Registers
+from .scratchpad import ActivationScratchpad, ParameterMemory, WeightScratchpad, require_config
+from .sequencer import Sequencer, connect_unit
+from .special import Special
+from .store import Store
+
+__all__ = ["Core"]
+
+
+class Core(wiring.Component):
+    """A whole core.
+
+    Parameters
+    ----------
+    config
+        What to build.
+
+    Members
+    -------
+    registers : In(AXI4Lite)
+        The host's view: `ulpsim.registers`.
+    read : Out(AXI4Read), write : Out(AXI4Write)
+        External memory: program, weights, inputs, outputs.
+    interrupt : Out(1)
+        High while a finished or failed run waits for the host, if enabled.
+    """
+
+    def __init__(self, *, config: CoreConfig) -> None:
+        self.config = require_config(config)
+        super().__init__({
+            "registers": In(AXI4Lite(address_width=8)),
+            "read": Out(AXI4Read()),
+            "write": Out(AXI4Write()),
+            "interrupt": Out(1),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        registers = Registers(config=config)
+        sequencer = Sequencer(config=config)
+        load = Load(config=config)
+        execute = Execute(config=config)
+        special = Special(config=config)
+        store = Store(config=config)
+        array = Array(config=config)
+        accumulators = Accumulators(config=config)
+        activations = ActivationScratchpad(config=config)
+        weights = WeightScratchpad(config=config)
+        parameters = ParameterMemory(config=config)
+
+        m.submodules.registers = registers
+        m.submodules.sequencer = sequencer
+        clear = ResetInserter(sequencer.clear)
+        m.submodules.load = clear(load)
+        m.submodules.execute = clear(execute)
+        m.submodules.special = clear(special)
+        m.submodules.store = clear(store)
+        m.submodules.array = clear(array)
+        m.submodules.accumulators = clear(accumulators)
+        m.submodules.activations = clear(activations)
+        m.submodules.weights = clear(weights)
+        m.submodules.parameters = clear(parameters)
+
+        wiring.connect(m, wiring.flipped(self.registers), registers.bus)
+        wiring.connect(m, wiring.flipped(self.read), load.bus)
+        wiring.connect(m, wiring.flipped(self.write), store.bus)
+        m.d.comb += self.interrupt.eq(registers.interrupt)
+        self._connect_control(m, registers, sequencer, load, store)
+        for name, unit in (("load", load), ("execute", execute), ("special", special),
+                           ("store", store)):
+            connect_unit(m, getattr(sequencer, name), unit)
+        self._connect_memories(m, load, special, store, activations, weights, parameters)
+        self._connect_array(m, execute, array, accumulators, activations, weights)
+        self._connect_special(m, special, accumulators, activations, parameters)
+        return m
+
+    @staticmethod
+    def _connect_control(m, registers, sequencer, load, store) -> None:
+        m.d.comb += [
+            sequencer.start.eq(registers.start),
+            sequencer.reset.eq(registers.reset),
+            sequencer.program_address.eq(registers.program_address),
+            sequencer.program_length.eq(registers.program_length),
+            sequencer.watchdog.eq(registers.watchdog),
+            registers.busy.eq(sequencer.busy),
+            registers.done.eq(sequencer.done),
+            registers.fault.eq(sequencer.fault),
+            registers.fault_cause.eq(sequencer.fault_cause),
+            registers.fault_index.eq(sequencer.fault_index),
+            registers.cycles.eq(sequencer.cycles),
+            sequencer.quiet.eq(load.quiet & store.quiet),
+            sequencer.fetched.eq(load.fetched),
+            sequencer.program_enable.eq(load.program_enable),
+            sequencer.program_write_address.eq(load.program_address),
+            sequencer.data.eq(load.data),
+            load.segments.eq(registers.segments),
+            store.segments.eq(registers.segments),
+        ]
+        wiring.connect(m, sequencer.fetch, load.fetch)
+
+    @staticmethod
+    def _connect_memories(m, load, special, store, activations, weights, parameters) -> None:
+        m.d.comb += [
+            load.phase.eq(activations.phase),
+            store.phase.eq(activations.phase),
+            special.phase.eq(activations.phase),
+            activations.load.enable.eq(load.activation_enable),
+            activations.load.address.eq(load.activation_address),
+            activations.load.count.eq(load.activation_count),
+            activations.load.data.eq(load.data),
+            activations.store.enable.eq(store.activation_enable),
+            activations.store.address.eq(store.activation_address),
+            activations.store.count.eq(store.activation_count),
+            store.activation_data.eq(activations.store.data),
+            weights.write_enable.eq(load.weight_enable),
+            weights.write_line.eq(load.weight_line),
+            weights.write_data.eq(load.data),
+            parameters.write_enable.eq(load.parameter_enable),
+            parameters.write_line.eq(load.parameter_line),
+            parameters.write_data.eq(load.parameter_data),
+        ]
+
+    @staticmethod
+    def _connect_array(m, execute, array, accumulators, activations, weights) -> None:
+        m.d.comb += [
+            activations.gather_enable.eq(execute.gather_enable),
+            activations.addresses.eq(execute.gather_addresses),
+            execute.gathered.eq(activations.gathered),
+            weights.read_enable.eq(execute.weight_read_enable),
+            weights.read_line.eq(execute.weight_read_line),
+            execute.weight_read_data.eq(weights.read_data),
+            *(getattr(array, name).eq(getattr(execute, name)) for name in (
+                "vector", "mask", "valid", "swap", "precision", "activation_signed",
+                "vector_weight_signed", "address", "overwrite", "last", "post", "weights",
+                "weight_valid", "weight_row", "weight_precision", "weight_signed")),
+            accumulators.sums.eq(array.sums),
+            *(getattr(accumulators, name).eq(getattr(array, f"sum_{name}")) for name in (
+                "valid", "is_float", "address", "overwrite", "last", "post")),
+            execute.completed.eq(accumulators.retired),
+            execute.completed_post.eq(accumulators.retired_post),
+        ]
