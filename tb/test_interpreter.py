@@ -267,7 +267,11 @@ def test_ranges(rng: np.random.Generator, name: str, fields: dict, field: str, l
     ("LOAD", {**LOAD, "offset": 0xFFFFFFFE}, Cause.MISALIGNED_ADDRESS),
     ("LOAD", {**LOAD, "offset": 0xFFFFFFFC, "address": 0xFFFFF}, Cause.SEGMENT_RANGE),
     ("STORE", {**STORE, "segment": Segment.INPUT, "offset": 0xFFFFFFFC}, Cause.SEGMENT_READ_ONLY),
-    ("MATMUL", {**MATMUL, "address": 0xFFFFF, "weights": 0xFFFFF}, Cause.WEIGHT_RANGE),
+    ("MATMUL", {**MATMUL, "accumulator": 511, "weights": 0xFFFFF}, Cause.WEIGHT_RANGE),
+    ("MATMUL", {**MATMUL, "accumulator": 511, "address": 0xFFFFF}, Cause.ACCUMULATOR_RANGE),
+    ("SPECIAL", {**SPECIAL, "parameters": 511, "address": 0xFFFFF}, Cause.MISALIGNED_ADDRESS),
+    ("SPECIAL", {**SPECIAL, "parameters": 510, "accumulator": 511}, Cause.PARAMETER_RANGE),
+    ("SPECIAL", {**SPECIAL, "accumulator": 511, "address": 0xFFFFF}, Cause.ACCUMULATOR_RANGE),
 ])
 def test_rules(rng: np.random.Generator, name: str, fields: dict, cause: Cause) -> None:
     machine = _machine(rng)

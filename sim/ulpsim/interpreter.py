@@ -4,10 +4,12 @@
 finds wrong with one instruction. What the instructions do is told in the table of `isa.py`; here
 stands what the table leaves open:
 
-- An instruction is checked as a whole before it does anything. Of several rules that it breaks
-  the first one of this list counts: ILLEGAL_INSTRUCTION, UNSUPPORTED_FORMAT, MISALIGNED_ADDRESS,
-  SEGMENT_READ_ONLY, SEGMENT_RANGE, WEIGHT_RANGE, ACTIVATION_RANGE (of SPECIAL: the output, the
-  residual), PARAMETER_RANGE, ACCUMULATOR_RANGE.
+- An instruction is checked as a whole before it does anything. (On the core, MATMUL and SPECIAL
+  may find an address out of range under way, and have written accumulators or activations by
+  then; external memory is never written by an instruction that breaks a rule.) Of several rules
+  that it breaks the first one of this list counts: ILLEGAL_INSTRUCTION, UNSUPPORTED_FORMAT,
+  MISALIGNED_ADDRESS, SEGMENT_READ_ONLY, SEGMENT_RANGE, WEIGHT_RANGE, PARAMETER_RANGE,
+  ACCUMULATOR_RANGE, ACTIVATION_RANGE.
 - Rows and vectors are written in order: where they overlap, the last one stays. SPECIAL reads all
   residuals before it writes; a program may overwrite a vector's residual by its own output, but
   on the core an output that overlaps a later vector's residual depends on the pipeline.
@@ -160,10 +162,10 @@ def _matmul_rules(config: CoreConfig, segments: Segments, instruction: Instructi
         (precision not in config.formats, Cause.UNSUPPORTED_FORMAT),
         (runs > 1 and (pitch - length) % config.banks != 0, Cause.MISALIGNED_ADDRESS),
         (instruction["weights"] + depth > config.weight_lines, Cause.WEIGHT_RANGE),
-        (_last(instruction, "address", "stride_{}") + last_slot >= config.activation_slots,
-         Cause.ACTIVATION_RANGE),
         (instruction["accumulator"] + _vectors(instruction) > config.accumulator_depth,
          Cause.ACCUMULATOR_RANGE),
+        (_last(instruction, "address", "stride_{}") + last_slot >= config.activation_slots,
+         Cause.ACTIVATION_RANGE),
     )
 
 
@@ -179,16 +181,16 @@ def _special_rules(config: CoreConfig, segments: Segments, instruction: Instruct
         (function.pool is Pool.NONE and window > 1, Cause.ILLEGAL_INSTRUCTION),
         (any(p not in config.formats for _, p in used), Cause.UNSUPPORTED_FORMAT),
         (instruction["parameters"] % config.special_lanes != 0, Cause.MISALIGNED_ADDRESS),
-        (_last(instruction, "address", "stride_{}")
-         + _vector_slots(config, function.output) > config.activation_slots,
-         Cause.ACTIVATION_RANGE),
         (instruction["parameters"] + config.column_lanes > config.parameter_columns,
          Cause.PARAMETER_RANGE),
         (_last(instruction, "accumulator", "accumulator_stride_{}", "window_stride_{}")
          >= config.accumulator_depth, Cause.ACCUMULATOR_RANGE),
+        (_last(instruction, "address", "stride_{}")
+         + _vector_slots(config, function.output) > config.activation_slots,
+         Cause.ACTIVATION_RANGE),
     ]
     if function.residual is not None:
-        rules.insert(-2, (
+        rules.append((
             _last(instruction, "residual_address", "residual_stride_{}",
                   "residual_window_stride_{}")
             + _vector_slots(config, function.residual) > config.activation_slots,
