@@ -1,7 +1,9 @@
 """DLFloat16 against integers, rationals and gfloat; the array twin against the definition."""
 
+import doctest
 from fractions import Fraction
 from itertools import product
+from pathlib import Path
 
 import gfloat
 import numpy as np
@@ -220,3 +222,10 @@ def test_fma_values_broadcasts_and_chains(rng: np.random.Generator) -> None:
 def test_a_code_has_16_bits(code: int) -> None:
     with pytest.raises(ValueError, match="code must be from 0 to 0xFFFF"):
         dlfloat.decode(code)
+
+
+def test_the_samples_in_the_documentation() -> None:
+    document = Path(__file__).parents[1] / "docs" / "numerics.md"
+    result = doctest.testfile(str(document), module_relative=False, encoding="utf-8")
+    assert result.attempted > 10
+    assert result.failed == 0
