@@ -11,6 +11,7 @@ other; `tokens` then finds what must wait for what.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -53,13 +54,15 @@ class Compiled:
     program
         Instructions; the last one is HALT.
     labels
-        For each instruction the layer (or tensor) that it belongs to.
+        For each instruction the layer that it belongs to (of layers that are fused, the first
+        one), or the tensor that it clears, loads or stores; "" for HALT.
     parameters
         Contents of the segment PARAMETERS.
     segment_bytes
         Smallest size of each segment.
     multiply_adds
-        Products by layer that one image needs: those of the layers' definitions, without padding.
+        By convolution and fully connected layer, the products that one image needs by the
+        layer's definition: without those that are added by padding channels.
     """
 
     network: Network
@@ -153,7 +156,7 @@ def _split(total: int, most: int) -> list[tuple[int, int]]:
     """(first, count) of as few and as equal parts as possible, none larger than `most`."""
     parts = -(-total // most)
     bounds = [total * i // parts for i in range(parts + 1)]
-    return [(a, b - a) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [(a, b - a) for a, b in itertools.pairwise(bounds)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,7 +239,8 @@ class _Compiler:
                 Segment.INPUT: self.batch * self._image_bytes(source),
                 Segment.OUTPUT: self.batch * self._image_bytes(result),
                 Segment.WORKSPACE: 0},
-            multiply_adds={chain.name: chain.multiply_adds for chain in fused.chains},
+            multiply_adds={chain.layers[0]: chain.multiply_adds for chain in fused.chains
+                           if chain.multiply_adds},
             input_tensor=source, output_tensor=result)
 
     def _image_bytes(self, tensor: Tensor) -> int:
@@ -297,7 +301,7 @@ class _Compiler:
             products.append([])
             for first_line, count, first, run_length, run_pitch in parts:
                 data = lines[first_line:first_line + count, column:column + VECTOR]
-                piece = _Piece(chain.name, Target.WEIGHTS, len(self.parameters), count)
+                piece = _Piece(chain.layers[0], Target.WEIGHTS, len(self.parameters), count)
                 self.parameters += data.astype("<u2").tobytes()
                 products[-1].append(_Product(piece, first, run_length, run_pitch))
         return products
@@ -336,7 +340,7 @@ class _Compiler:
             table[:outputs, i] = numbers
         pieces = []
         for column in range(0, len(table), VECTOR):
-            pieces.append(_Piece(chain.name, Target.PARAMETERS, len(self.parameters), VECTOR))
+            pieces.append(_Piece(chain.layers[0], Target.PARAMETERS, len(self.parameters), VECTOR))
             self.parameters += table[column:column + VECTOR].astype("<u4").tobytes()
         return pieces
 
@@ -421,7 +425,7 @@ class _Compiler:
         first = source.slot(tile.image, top * stride_y - chain.padding[0],
                             left * stride_x - chain.padding[1])
         for i, product in enumerate(self.products[index][column]):
-            yield _Step(chain.name, Instruction(
+            yield _Step(chain.layers[0], Instruction(
                 "MATMUL", precision=precision,
                 activation_signed=_signed(source.tensor.stored.format),
                 weight_signed=_signed(chain.weight_format), accumulate=int(i > 0),
@@ -449,7 +453,7 @@ class _Compiler:
                     (chain.window[0], residual.row_pitch),
                     (chain.window[1], residual.tensor.pixel_slots)))}
         kind = chain.output.format
-        yield _Step(chain.name, Instruction(
+        yield _Step(chain.layers[0], Instruction(
             "SPECIAL", float_accumulator=int(precision.is_float), relu=int(chain.relu),
             clip=int(chain.clip), pool=chain.pool, output_precision=kind.precision,
             output_signed=_signed(kind), accumulator=accumulator,

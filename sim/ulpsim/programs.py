@@ -1,0 +1,388 @@
+"""Random programs, for regressions of the hardware against the interpreter.
+
+`random_program` draws a small network, compiles it (for a core like the given one, but at times
+with less memory, so that weights are streamed and K is cut) and puts extreme numbers among its
+weights and parameters; or it draws single instructions with any fields that the core accepts.
+Programs end within a few thousand cycles and never read what they have not written, so that what
+they leave in external memory does not depend on what ran before.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .compiler import CompileError, compile_network
+from .config import SLOT_BYTES, CoreConfig
+from .formats import FORMATS, Format, Precision
+from .interpreter import PARAMETER_SLOTS, check
+from .isa import Cause, Instruction, Pool, Segment, Target, encode_program
+from .network import Network
+from .tokens import Memory, accesses, with_tokens
+
+__all__ = ["RandomProgram", "random_network", "random_program"]
+
+#: Codes of DLFloat16 at the edges: zeros, NaN-Inf, smallest, largest, one, next to one.
+_EDGE_CODES = (0x0000, 0x8000, 0x7FFF, 0xFFFF, 0x0001, 0x8001, 0x7FFE, 0xFFFE, 0x3E00, 0x3DFF,
+               0x0200, 0x7E00)
+_PAGE = 64
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RandomProgram:
+    """A program with the external memory that it runs beside.
+
+    `memory` holds bytes from address `base` on: first the program, then the segments, whose
+    (address, size) are in `segments`.
+    """
+
+    description: str
+    program: list[Instruction]
+    base: int
+    memory: NDArray[np.uint8]
+    segments: dict[Segment, tuple[int, int]]
+
+
+def random_program(seed: int, config: CoreConfig, base: int = 0) -> RandomProgram:
+    """The program that belongs to a seed; the same for the same core.
+
+    `base` is the address at which its memory starts, a multiple of 64.
+    """
+    if base % _PAGE:
+        raise ValueError(f"base must be a multiple of {_PAGE}, not {base}")
+    rng = np.random.default_rng(seed)
+    if rng.random() < 0.6:
+        return _network_program(rng, config, base)
+    return _instruction_program(rng, config, base)
+
+
+def _place(description: str, program: list[Instruction], contents: dict[Segment, bytes],
+           base: int) -> RandomProgram:
+    parts = [encode_program(program), *(contents.get(segment, b"") for segment in Segment)]
+    addresses, end = [], base
+    for part in parts:
+        addresses.append(end)
+        end += -(-len(part) // _PAGE) * _PAGE
+    memory = np.zeros(end - base, np.uint8)
+    for address, part in zip(addresses, parts, strict=True):
+        memory[address - base:address - base + len(part)] = np.frombuffer(part, np.uint8)
+    segments = {segment: (address, len(part)) for segment, address, part
+                in zip(Segment, addresses[1:], parts[1:], strict=True)}
+    return RandomProgram(description, program, base, memory, segments)
+
+
+# --- networks
+
+def _network_program(rng: np.random.Generator, config: CoreConfig, base: int) -> RandomProgram:
+    smaller = config
+    if rng.random() < 0.5:
+        depth = max(64, 1 << (2 * config.minimum_tile_period - 1).bit_length())
+        smaller = dataclasses.replace(
+            config, weight_bytes=min(config.weight_bytes, 1024 << rng.integers(3)),
+            accumulator_depth=min(config.accumulator_depth, depth << rng.integers(2)),
+            parameter_columns=min(config.parameter_columns, 8 << rng.integers(3)))
+    for _ in range(100):
+        network = random_network(rng, config)
+        try:
+            compiled = compile_network(network, smaller, int(rng.integers(1, 4)))
+        except CompileError:
+            continue
+        if _work(compiled.program, config) <= 3000:
+            break
+    else:
+        raise RuntimeError("no random network fits this core")
+    images = random_codes(rng, network.input.format, (compiled.batch, *network.input_shape))
+    parameters = np.frombuffer(compiled.parameters, "<u2").copy()
+    if rng.random() < 0.5:
+        # Zeros stay: they are what padding rests on.
+        chosen = (rng.random(len(parameters)) < 0.02) & (parameters != 0)
+        parameters[chosen] = np.where(rng.random(chosen.sum()) < 0.5,
+                                      rng.choice(_EDGE_CODES, chosen.sum()),
+                                      rng.integers(0, 1 << 16, chosen.sum()))
+    contents = {Segment.PARAMETERS: parameters.tobytes(),
+                Segment.INPUT: compiled.pack_input(images),
+                Segment.OUTPUT: b"\xa5" * compiled.segment_bytes[Segment.OUTPUT]}
+    operators = "+".join(layer.op for layer in network.layers)
+    return _place(f"network of {operators}", compiled.program, contents, base)
+
+
+def _work(program: list[Instruction], config: CoreConfig) -> int:
+    """About how many cycles the busiest unit works."""
+    work: dict[Any, int] = {}
+    for i in program:
+        cycles = 0
+        if i.name in ("MATMUL", "SPECIAL"):
+            vectors = i["count_0"] * i["count_1"] * i["count_2"]
+            if i.name == "MATMUL":
+                cycles = -(-i["depth"] // config.rows) * max(vectors, config.minimum_tile_period)
+            else:
+                cycles = vectors * i["window_0"] * i["window_1"] * config.phases
+        elif i.name != "HALT":
+            cycles = i["rows"] * -(-i["length"] // 2)
+        work[i.unit] = work.get(i.unit, 0) + cycles
+    return max(work.values())
+
+
+def random_codes(rng: np.random.Generator, kind: Format, shape: Any) -> NDArray[np.int64]:
+    """Codes of a format: any, or, for FP16, mostly of magnitudes near one with some at the edges."""
+    if not kind.precision.is_float:
+        return rng.integers(kind.lowest, kind.highest + 1, shape)
+    codes = rng.integers(0, 2, shape) << 15 | rng.integers(26, 36, shape) << 9 \
+        | rng.integers(0, 512, shape)
+    edges = rng.random(shape) < rng.choice([0.0, 0.01])
+    return np.where(edges, rng.choice(_EDGE_CODES, shape), codes)
+
+
+def random_network(rng: np.random.Generator, config: CoreConfig) -> Network:
+    """A small network over the core's formats: every operator, shapes that divide nothing."""
+    return _NetworkWriter(rng, config).write()
+
+
+class _NetworkWriter:
+    """Draws layers, keeping account of the stored tensors that later ones may read."""
+
+    def __init__(self, rng: np.random.Generator, config: CoreConfig) -> None:
+        self.rng = rng
+        self.precisions = config.formats
+        self.layers: list[dict[str, Any]] = []
+        self.stored: list[tuple[str, tuple[int, int, int], Format, float]] = []
+        self.reach = 1.0
+
+    def format(self, precision: Precision | None = None) -> Format:
+        precision = precision or self.precisions[self.rng.integers(len(self.precisions))]
+        return Format(precision, precision.is_float or bool(self.rng.integers(2)))
+
+    def chance(self, probability: float) -> bool:
+        return bool(self.rng.random() < probability)
+
+    def write(self) -> Network:
+        rng = self.rng
+        shape = tuple(int(n) for n in rng.integers(1, 10, 2)) + (int(rng.integers(1, 20)),)
+        kind = self.format()
+        image = {"name": "image", "height": shape[0], "width": shape[1], "channels": shape[2],
+                 "format": kind.name, "step": 1.0}
+        self.stored.append(("image", shape, kind, 1.0))
+        for _ in range(rng.integers(1, 4)):
+            self.chain()
+        last = self.stored[-1][0]
+        used = {name for layer in self.layers
+                for name in layer.get("inputs", [layer.get("input")])}
+        loose = [entry for entry in self.stored if entry[0] not in used | {last, "image"}]
+        assert not loose
+        return Network.from_description({"name": "random", "input": image, "layers": self.layers})
+
+    def add(self, op: str, **values: Any) -> str:
+        name = f"{op}{len(self.layers)}"
+        self.layers.append({"name": name, "op": op, **values})
+        return name
+
+    def chain(self) -> None:
+        """Layers from the newest stored tensor to the next one."""
+        rng = self.rng
+        name, shape, kind, step = self.stored[-1]
+        size = 4.0 if kind.precision.is_float else kind.highest / 2
+        first = len(self.layers)
+        if self.chance(0.15) or (max(shape[:2]) == 1 and self.chance(0.5)):
+            outputs = int(rng.integers(1, 20))
+            weights, step = self.weights((outputs, int(np.prod(shape))), kind, size)
+            name = self.add("fully_connected", input=name, **weights)
+            shape = (1, 1, outputs)
+        elif self.chance(0.85):
+            same = any(other[1] == shape for other in self.stored[:-1]) and self.chance(0.5)
+            padding = [int(n) for n in rng.integers(0, 3, 2)]
+            kernel = [int(rng.integers(1, 1 + min(3, shape[i] + 2 * padding[i])))
+                      for i in range(2)]
+            stride = [int(n) for n in rng.integers(1, 3, 2)]
+            outputs = int(rng.integers(1, 20))
+            if same or self.chance(0.3):
+                padding, kernel, stride, outputs = [1, 1], [3, 3], [1, 1], shape[2]
+            weights, step = self.weights((outputs, *kernel, shape[2]), kind, size)
+            name = self.add("convolution", input=name, stride=stride, padding=padding, **weights)
+            shape = (*((shape[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1
+                       for i in range(2)), outputs)
+        others = [other for other in self.stored if other[1] == shape]
+        if others and self.chance(0.6):
+            name = self.add("add", inputs=[name, others[rng.integers(len(others))][0]])
+        if self.chance(0.4):
+            name = self.add("relu", input=name)
+        elif self.chance(0.4):
+            name = self.add("clip", input=name, alpha=float(rng.uniform(0.2, 2) * step * 40))
+        if min(shape[:2]) >= 2 and self.chance(0.4):
+            window = [int(rng.integers(1, min(4, shape[i]) + 1)) for i in range(2)]
+            stride = [int(n) for n in rng.integers(1, 4, 2)]
+            name = self.add(("max_pool", "average_pool")[rng.integers(2)], input=name,
+                            size=window, stride=stride)
+            shape = (*((shape[i] - window[i]) // stride[i] + 1 for i in range(2)), shape[2])
+        if len(self.layers) == first:
+            name = self.add("relu", input=name)
+        result = self.format()
+        # A step under which the results neither vanish nor all saturate.
+        reach = 1.0 if result.precision.is_float else 40 * step / result.highest
+        step = float(reach * rng.uniform(0.3, 1.5))
+        self.layers[-1]["output"] = {"format": result.name, "step": step}
+        self.stored.append((name, shape, result, step))
+
+    def weights(self, shape: tuple[int, ...], kind: Format,
+                size: float) -> tuple[dict[str, Any], float]:
+        """Description of weights, and the step at which results of 40 are usual."""
+        weight_format = self.format(kind.precision)
+        depth = float(np.prod(shape[1:]))
+        if kind.precision.is_float:
+            codes: Any = self.rng.normal(size=shape).astype(np.float32)
+            spread = 1.0
+        else:
+            codes = self.rng.integers(weight_format.lowest, weight_format.highest + 1, shape)
+            spread = weight_format.highest / 2 + 0.5
+        usual = np.sqrt(depth) * spread * max(size, 0.5) * self.stored[-1][3]
+        step = self.rng.choice([-1.0, 1.0], shape[0]) * self.rng.uniform(0.5, 2, shape[0]) / usual
+        bias = self.rng.normal(size=shape[0])
+        return {"weights": codes, "weight_format": weight_format.name, "weight_step": 40 * step,
+                "bias": 10 * bias}, 1.0
+
+
+# --- single instructions
+
+def _instruction_program(rng: np.random.Generator, config: CoreConfig,
+                         base: int) -> RandomProgram:
+    """Instructions with random fields over memories that are all loaded first."""
+    return _InstructionWriter(rng, config).write(base)
+
+
+class _InstructionWriter:
+    """Keeps to small parts of the memories: `slots`, `lines`, `columns` and `vectors` of each."""
+
+    def __init__(self, rng: np.random.Generator, config: CoreConfig) -> None:
+        self.rng, self.config = rng, config
+        self.slots, self.lines, self.columns, self.vectors = 1024, 64, 16, 64
+        self.columns = min(self.columns, config.parameter_columns)
+        self.bytes = 2048
+        # Random programs must not depend on what a core holds at first: stay within these.
+        self.view = dataclasses.replace(
+            config, activation_bytes=self.slots * SLOT_BYTES, accumulator_depth=self.vectors,
+            weight_bytes=self.lines * config.column_lanes * SLOT_BYTES,
+            parameter_columns=max(self.columns, config.column_lanes))
+        self.segments = {segment: (0, self.bytes) for segment in Segment}
+
+    def below(self, bound: int) -> int:
+        return int(self.rng.integers(bound))
+
+    def write(self, base: int) -> RandomProgram:
+        rng, config = self.rng, self.config
+        kinds: list[Callable[[], Instruction]] = [
+            self.load, self.fill, self.matmul, self.matmul, self.matmul, self.special,
+            self.special, self.store]
+        program = self.beginning()
+        wanted = len(program) + int(rng.integers(8, 24))
+        while len(program) < wanted:
+            try:
+                instruction = kinds[rng.integers(len(kinds))]()
+            except ValueError:
+                continue
+            if check(self.view, self.segments, instruction) is Cause.NONE \
+                    and self.independent(instruction):
+                program.append(instruction)
+        program.append(Instruction("STORE", segment=Segment.WORKSPACE, length=self.slots,
+                                   address=0, rows=1))
+        program.append(Instruction("HALT"))
+        program = with_tokens(program, config)
+        inputs = random_codes(rng, FORMATS["FP16"], self.bytes // 2)
+        if rng.random() < 0.5:
+            inputs = rng.integers(0, 1 << 16, self.bytes // 2)
+        numbers = rng.normal(size=self.bytes // 4).astype("<f4") * rng.choice([1, 1e-3, 1e3])
+        parameters = numbers.view("<u2").copy()
+        parameters[rng.random(len(parameters)) < 0.02] = rng.choice(_EDGE_CODES)
+        contents = {Segment.PARAMETERS: parameters.tobytes(),
+                    Segment.INPUT: inputs.astype("<u2").tobytes(),
+                    Segment.OUTPUT: bytes(self.bytes), Segment.WORKSPACE: bytes(self.bytes)}
+        return _place(f"{len(program)} instructions", program, contents, base)
+
+    def beginning(self) -> list[Instruction]:
+        """Give every memory contents."""
+        config = self.config
+        lines = self.lines * config.column_lanes
+        program = [
+            Instruction("LOAD", segment=Segment.INPUT, length=self.slots, rows=1),
+            Instruction("LOAD", segment=Segment.INPUT, target=Target.WEIGHTS, length=lines, rows=1,
+                        offset=4),
+            Instruction("LOAD", segment=Segment.PARAMETERS, target=Target.PARAMETERS,
+                        length=self.columns * PARAMETER_SLOTS, rows=1)]
+        precision = config.formats[self.below(len(config.formats))]
+        program.append(Instruction(
+            "MATMUL", precision=precision, depth=config.rows + 1, run_length=config.rows + 1,
+            count_2=self.vectors, stride_2=7, address=3))
+        return program
+
+    def independent(self, instruction: Instruction) -> bool:
+        """Whether a SPECIAL keeps its output away from its residuals."""
+        if instruction.name != "SPECIAL":
+            return True
+        touched = [a for a in accesses(instruction, self.config)
+                   if a.memory is Memory.ACTIVATIONS]
+        return len(touched) < 2 or not np.intersect1d(touched[0].words, touched[1].words).size
+
+    def load(self) -> Instruction:
+        target = list(Target)[self.below(3)]
+        granule = {Target.ACTIVATIONS: 1, Target.WEIGHTS: self.config.column_lanes,
+                   Target.PARAMETERS: PARAMETER_SLOTS * self.config.special_lanes}[target]
+        length = granule * (1 + self.below(max(1, 80 // granule)))
+        # What is read must not be what another instruction may be writing: see STORE.
+        segment = (Segment.INPUT, Segment.PARAMETERS, Segment.WORKSPACE)[self.below(3)]
+        if target is Target.PARAMETERS:
+            segment = Segment.PARAMETERS
+        return Instruction(
+            "LOAD", target=target, segment=segment, offset=4 * self.below(200),
+            source_pitch=4 * self.below(80), rows=1 + self.below(5), length=length,
+            address=granule * self.below(max(1, self.slots // granule)),
+            pitch=granule * self.below(max(1, 100 // granule)))
+
+    def fill(self) -> Instruction:
+        return Instruction("FILL", rows=1 + self.below(6), length=1 + self.below(40),
+                           address=self.below(self.slots), pitch=self.below(90))
+
+    def store(self) -> Instruction:
+        length = 2 * (1 + self.below(30))
+        return Instruction(
+            "STORE", segment=(Segment.OUTPUT, Segment.WORKSPACE)[self.below(2)],
+            offset=4 * self.below(300), target_pitch=2 * length + 4 * self.below(10),
+            rows=1 + self.below(5), length=length, address=self.below(self.slots),
+            pitch=self.below(90))
+
+    def counts(self) -> dict[str, int]:
+        counts = [1 + self.below(4), 1 + self.below(6), 1 + self.below(6)]
+        return {f"count_{i}": count for i, count in enumerate(counts)}
+
+    def strides(self, name: str, most: int, loops: int = 3) -> dict[str, int]:
+        return {f"{name}_{i}": self.below(most) for i in range(loops)}
+
+    def matmul(self) -> Instruction:
+        precision = self.config.formats[self.below(len(self.config.formats))]
+        signs = (0, 0) if precision.is_float else (self.below(2), self.below(2))
+        length = 1 + self.below(20)
+        return Instruction(
+            "MATMUL", precision=precision, activation_signed=signs[0], weight_signed=signs[1],
+            accumulate=self.below(2), depth=1 + self.below(40), weights=self.below(self.lines),
+            address=self.below(self.slots), run_length=length,
+            run_pitch=length + self.config.banks * self.below(6), **self.counts(),
+            **self.strides("stride", 60), accumulator=self.below(self.vectors))
+
+    def special(self) -> Instruction:
+        def some_format(name: str) -> dict[str, Any]:
+            precision = self.config.formats[self.below(len(self.config.formats))]
+            return {f"{name}_precision": precision,
+                    f"{name}_signed": 0 if precision.is_float else self.below(2)}
+
+        pool = list(Pool)[self.below(3)]
+        windows = [1, 1] if pool is Pool.NONE else [1 + self.below(3), 1 + self.below(3)]
+        lanes = self.config.special_lanes
+        return Instruction(
+            "SPECIAL", float_accumulator=self.below(2) if self.config.has_float else 0,
+            relu=self.below(2), clip=self.below(2), residual=self.below(2), pool=pool,
+            **some_format("output"), **some_format("residual"),
+            parameters=lanes * self.below(self.columns // lanes),
+            accumulator=self.below(self.vectors // 2), **self.counts(),
+            window_0=windows[0], window_1=windows[1], **self.strides("accumulator_stride", 12),
+            **self.strides("window_stride", 6, 2), address=self.below(self.slots),
+            **self.strides("stride", 50), residual_address=self.below(self.slots),
+            **self.strides("residual_stride", 50), **self.strides("residual_window_stride", 20, 2))
