@@ -152,3 +152,15 @@ class Core(wiring.Component):
             execute.completed.eq(accumulators.retired),
             execute.completed_post.eq(accumulators.retired_post),
         ]
+
+    @staticmethod
+    def _connect_special(m, special, accumulators, activations, parameters) -> None:
+        wiring.connect(m, special.activation_read, activations.special_read)
+        wiring.connect(m, special.activation_write, activations.special_write)
+        m.d.comb += [
+            accumulators.read_address.eq(special.accumulator_address),
+            special.accumulators.eq(accumulators.read_data),
+            parameters.read_enable.eq(special.parameter_enable),
+            parameters.read_line.eq(special.parameter_line),
+            special.parameters.eq(parameters.read_data),
+        ]

@@ -18,7 +18,7 @@ from ulpsim.config import CoreConfig
 from ulpsim.cycles import predict
 from ulpsim.evaluation import quantise, real_values
 from ulpsim.float_network import evaluate_float
-from ulpsim.formats import Precision
+from ulpsim.fusion import fuse
 from ulpsim.interpreter import Machine
 from ulpsim.isa import Cause, Segment, encode_program
 from ulpsim.network import Network, load_network
@@ -248,8 +248,8 @@ def _row(run: NetworkRun, config: CoreConfig, labels: np.ndarray,
     # Of the peak, as if every multiply-add ran at the rate of its own layer's precision.
     multiply_adds = sum(compiled.multiply_adds.values())
     slots = config.rows * config.column_lanes
-    ideal = sum(count / (slots * _precision(compiled, layer).per_slot)
-                for layer, count in compiled.multiply_adds.items())
+    ideal = sum(chain.multiply_adds / (slots * chain.weight_format.precision.per_slot)
+                for chain in fuse(run.network).chains)
     cycles = sum(run.cycles) / (runs * compiled.batch)
     predicted = sum(run.predicted) / (runs * compiled.batch)
     return {
@@ -268,13 +268,6 @@ def _row(run: NetworkRun, config: CoreConfig, labels: np.ndarray,
         "differing_words": run.comparison.differing_words,
         "differing_cycles": run.comparison.differing_cycles,
     }
-
-
-def _precision(compiled: Compiled, layer: str) -> Precision:
-    for entry in compiled.network.layers:
-        if entry.name == layer and entry.weight_format is not None:
-            return entry.weight_format.precision
-    raise ValueError(f"layer {layer!r} has no weights")
 
 
 def _print(rows: Sequence[dict[str, Any]], config: CoreConfig, latency: int) -> None:
