@@ -111,6 +111,8 @@ def test_lines(config, memory, rng):
     for t in range(cycles):
         if read[t] and not (write[t] and write_line[t] == read_line[t]):
             expected[t] = content[read_line[t]].copy()
+        elif not read[t] and memory is WeightScratchpad:
+            expected[t] = np.zeros_like(content[0])
         if write[t]:
             content[write_line[t]] = data[t]
     outputs = run_vectors(component, {

@@ -242,8 +242,8 @@ class WeightScratchpad(wiring.Component):
     read_enable : In(1), read_line
         Read one line.
     read_data : Out
-        That line, `WEIGHT_READ_LATENCY` cycles later. Undefined for a line that is
-        written in the cycle of the request.
+        That line, `WEIGHT_READ_LATENCY` cycles after its request, and zero after a cycle without
+        one. Undefined for a line that is written in the cycle of the request.
     """
 
     def __init__(self, *, config: CoreConfig) -> None:
@@ -267,7 +267,10 @@ class WeightScratchpad(wiring.Component):
             write.data.eq(self.write_data),
             read.en.eq(self.read_enable), read.addr.eq(self.read_line),
         ]
-        m.d.sync += self.read_data.eq(read.data)
+        enabled = Signal()
+        m.d.sync += [enabled.eq(self.read_enable), self.read_data.eq(read.data)]
+        with m.If(~enabled):
+            m.d.sync += self.read_data.eq(0)
         return m
 
 

@@ -1,0 +1,435 @@
+"""The execute unit: runs MATMUL by feeding weights and vectors of activations to the array."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+from ulpsim.config import SLOT_BITS, CoreConfig
+from ulpsim.cycles_execute import VECTOR_LATENCY
+from ulpsim.formats import Precision
+from ulpsim.isa import Cause, Unit
+
+from .addresses import AffineLoop, WindowWalker, saturate, saturating_add
+from .decoder import index_width, unit_layout
+from .scratchpad import SCRATCHPAD_READ_LATENCY, WEIGHT_READ_LATENCY, require_config
+
+__all__ = ["PRECISION_BITS", "Execute"]
+
+PRECISION_BITS = 2
+# From the beginning of a tile: its addresses are there after two cycles.
+assert VECTOR_LATENCY == 2 + SCRATCHPAD_READ_LATENCY
+# Row 0 of the weights goes to the array in the cycle before the vector that swaps them in.
+_WEIGHT_DELAY = VECTOR_LATENCY - 2 - WEIGHT_READ_LATENCY
+# No fewer than the instructions between being taken and being retired.
+_OUTSTANDING = 16
+
+
+class Execute(wiring.Component):
+    """Runs MATMUL: K in tiles of `rows` slots, all vectors of a tile one after the other.
+
+    Two parts work side by side. The walker takes an instruction and finds the offsets of a tile's
+    rows, one a cycle. The feeder begins a tile when its offsets are known: it reads the tile's
+    lines of weights, one a cycle, and one vector a cycle, whose rows lie at the vector's address
+    plus their offsets. Meanwhile the walker prepares the next tile, of the next instruction if
+    there is one.
+
+    Timing, with F the cycle in which a tile of M vectors begins:
+
+    - An instruction is taken when the last tile of the one before begins, or later when it comes
+      later. Its first tile begins `rows` + 1 cycles after that at the earliest.
+    - The next tile begins max(M, `minimum_tile_period`) cycles after F, at the earliest. There is
+      one exception: the first tile of an instruction that accumulates from another `accumulator`
+      on than its predecessor waits for the predecessor's last vector, until
+      M + `accumulate_latency` - 1 cycles after F.
+    - The weights of row r are given to the array in F + `VECTOR_LATENCY` - 1 + r, vector m in
+      F + `VECTOR_LATENCY` + m.
+
+    `ulpsim.cycles_execute` is the same as a recurrence over instructions.
+
+    Faults, the first one of this order: ILLEGAL_INSTRUCTION (signed FP16), UNSUPPORTED_FORMAT,
+    MISALIGNED_ADDRESS, WEIGHT_RANGE are seen before the first vector; ACCUMULATOR_RANGE in the
+    first tile, at the vector that has no accumulator; ACTIVATION_RANGE at the end of the first
+    tile with a row beyond the scratchpad. Vectors before that one have reached the array then;
+    those from there on do not. Earlier instructions are finished.
+
+    Parameters
+    ----------
+    config
+        The core.
+
+    Members
+    -------
+    instructions, retired, retired_post, fault, fault_cause, fault_index, busy, stop
+        The unit interface.
+    gather_enable : Out(1), gather_addresses : Out(rows addresses), gathered : In(rows slots)
+        Gather port of the `ActivationScratchpad`.
+    weight_read_enable : Out(1), weight_read_line : Out, weight_read_data : In(N slots)
+        Read port of the `WeightScratchpad`.
+    vector, mask, valid, swap, precision, activation_signed, vector_weight_signed, address,
+    overwrite, last, post, weights, weight_valid, weight_row, weight_precision, weight_signed : Out
+        The inputs of the `Array`. Rows of a tile beyond `depth` are not in the mask, and their
+        weights are zero.
+    completed : In(1), completed_post : In(4)
+        `retired` of the `Accumulators`.
+    """
+
+    def __init__(self, *, config: CoreConfig) -> None:
+        self.config = require_config(config)
+        self.slot_bits = exact_log2(config.activation_slots)
+        self.accumulator_bits = exact_log2(config.accumulator_depth)
+        rows = config.rows
+        line = data.ArrayLayout(SLOT_BITS, config.column_lanes)
+        super().__init__({
+            "instructions": In(stream.Signature(unit_layout(Unit.EXECUTE, config))),
+            "retired": Out(1), "retired_post": Out(len(Unit)),
+            "fault": Out(1), "fault_cause": Out(8), "fault_index": Out(index_width(config)),
+            "busy": Out(1), "stop": In(1),
+            "gather_enable": Out(1),
+            "gather_addresses": Out(data.ArrayLayout(unsigned(self.slot_bits), rows)),
+            "gathered": In(data.ArrayLayout(SLOT_BITS, rows)),
+            "weight_read_enable": Out(1),
+            "weight_read_line": Out(range(config.weight_lines)),
+            "weight_read_data": In(line),
+            "vector": Out(data.ArrayLayout(SLOT_BITS, rows)), "mask": Out(rows),
+            "valid": Out(1), "swap": Out(1), "precision": Out(PRECISION_BITS),
+            "activation_signed": Out(1), "vector_weight_signed": Out(1),
+            "address": Out(self.accumulator_bits), "overwrite": Out(1),
+            "last": Out(1), "post": Out(len(Unit)),
+            "weights": Out(line), "weight_valid": Out(1), "weight_row": Out(range(rows)),
+            "weight_precision": Out(PRECISION_BITS), "weight_signed": Out(1),
+            "completed": In(1), "completed_post": In(len(Unit)),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.walker = walker = _Walker(config=self.config)
+        m.submodules.feeder = feeder = _Feeder(config=self.config)
+        m.submodules.reader = reader = _WeightReader(config=self.config)
+        halt = Signal()
+        stopped = Signal()
+        m.d.sync += stopped.eq(halt)
+        m.d.comb += halt.eq(stopped | self.stop | feeder.failed)
+
+        # A tile begins in the cycle in which it passes from the walker to the feeder.
+        begin = Signal()
+        m.d.comb += [
+            begin.eq(walker.tiles.valid & feeder.tiles.ready & ~stopped),
+            walker.instructions.payload.eq(self.instructions.payload),
+            walker.instructions.valid.eq(self.instructions.valid & ~stopped),
+            self.instructions.ready.eq(walker.instructions.ready & ~stopped),
+            walker.tiles.ready.eq(begin),
+            feeder.tiles.payload.eq(walker.tiles.payload),
+            feeder.tiles.valid.eq(begin),
+            reader.begin.eq(begin),
+            reader.tile.eq(walker.tiles.payload),
+            feeder.halt.eq(stopped | self.stop),
+        ]
+        self._connect(m, feeder, reader)
+
+        outstanding = Signal(range(_OUTSTANDING))
+        taken = Signal()
+        m.d.comb += [
+            taken.eq(self.instructions.valid & self.instructions.ready),
+            self.retired.eq(self.completed),
+            self.retired_post.eq(self.completed_post),
+            self.busy.eq(outstanding != 0),
+        ]
+        m.d.sync += outstanding.eq(outstanding + taken - self.completed)
+        return m
+
+    def _connect(self, m: Module, feeder: "_Feeder", reader: "_WeightReader") -> None:
+        m.d.sync += [
+            self.fault.eq(feeder.failed),
+            self.fault_cause.eq(feeder.cause),
+            self.fault_index.eq(feeder.sent.index),
+        ]
+        m.d.comb += [
+            self.gather_enable.eq(feeder.sent_valid),
+            self.gather_addresses.eq(feeder.slots),
+            self.vector.eq(self.gathered),
+            self.valid.eq(_delay(m, feeder.sent_valid, SCRATCHPAD_READ_LATENCY, "valid")),
+            self.weight_read_enable.eq(reader.enable),
+            self.weight_read_line.eq(reader.line),
+            self.weights.eq(self.weight_read_data),
+            self.weight_valid.eq(_delay(m, reader.valid, WEIGHT_READ_LATENCY, "weight_valid")),
+        ]
+        sent = _delay(m, feeder.sent, SCRATCHPAD_READ_LATENCY, "sent")
+        row = _delay(m, reader.row, WEIGHT_READ_LATENCY, "row")
+        m.d.comb += [getattr(self, name).eq(getattr(sent, name)) for name in (
+            "mask", "swap", "precision", "activation_signed", "vector_weight_signed", "address",
+            "overwrite", "last", "post")]
+        m.d.comb += [getattr(self, name).eq(getattr(row, name)) for name in (
+            "weight_row", "weight_precision", "weight_signed")]
+
+
+def _delay(m: Module, value: Value, cycles: int, name: str) -> Value:
+    for i in range(cycles):
+        later = Signal(value.shape(), name=f"{name}_{i + 1}")
+        m.d.sync += later.eq(value)
+        value = later
+    return value
+
+
+def _tile_layout(config: CoreConfig) -> data.StructLayout:
+    """A tile that can begin: its instruction, where its rows lie, and what is wrong with it."""
+    offset = unsigned(exact_log2(config.activation_slots) + 1)
+    return data.StructLayout({
+        "instruction": unit_layout(Unit.EXECUTE, config),
+        "offsets": data.ArrayLayout(offset, config.rows),
+        "mask": unsigned(config.rows),
+        "first": 1,
+        "last": 1,
+        "cause": unsigned(8),
+    })
+
+
+class _Walker(wiring.Component):
+    """Takes instructions and finds the tiles of each, in `rows` + 1 cycles a tile."""
+
+    def __init__(self, *, config: CoreConfig) -> None:
+        self.config = config
+        super().__init__({
+            "instructions": In(stream.Signature(unit_layout(Unit.EXECUTE, config))),
+            "tiles": Out(stream.Signature(_tile_layout(config))),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, tile = self.config, self.tiles.payload
+        instruction = Signal(self.instructions.payload.shape())
+        offsets, mask = Signal(tile.offsets.shape()), Signal(config.rows)
+        first = Signal()
+        taken = self.instructions.valid & self.instructions.ready
+        left = Signal(len(instruction.depth))
+        row = Signal(range(config.rows))
+        m.submodules.window = window = WindowWalker(width=exact_log2(config.activation_slots))
+        m.d.comb += [
+            window.start.eq(taken),
+            window.run_length.eq(instruction.run_length),
+            window.run_pitch.eq(instruction.run_pitch),
+            tile.instruction.eq(instruction),
+            tile.offsets.eq(offsets),
+            tile.mask.eq(mask),
+            tile.first.eq(first),
+            tile.last.eq(left == 0),
+            tile.cause.eq(self._cause(m, instruction)),
+        ]
+        with m.FSM(name="walker"):
+            with m.State("IDLE"):
+                m.d.comb += self.instructions.ready.eq(1)
+                with m.If(taken):
+                    m.next = "WALK"
+            with m.State("WALK"):
+                # Offsets move in from the far end: after `rows` steps each is in its place.
+                m.d.comb += window.step.eq(1)
+                m.d.sync += [
+                    Cat(offsets).eq(Cat(Cat(offsets)[len(window.offset):], window.offset)),
+                    mask.eq(Cat(mask[1:], left != 0)),
+                    row.eq(row + 1),
+                ]
+                with m.If(left != 0):
+                    m.d.sync += left.eq(left - 1)
+                with m.If(row == config.rows - 1):
+                    m.next = "READY"
+            with m.State("READY"):
+                m.d.comb += self.tiles.valid.eq(1)
+                with m.If(self.tiles.ready):
+                    m.d.comb += self.instructions.ready.eq(tile.last)
+                    m.d.sync += [first.eq(0), row.eq(0)]
+                    m.next = "WALK"
+                    with m.If(tile.last & ~taken):
+                        m.next = "IDLE"
+        with m.If(taken):
+            m.d.sync += [
+                instruction.eq(self.instructions.payload),
+                left.eq(self.instructions.payload.depth),
+                first.eq(1),
+                row.eq(0),
+            ]
+        return m
+
+    def _cause(self, m: Module, instruction: data.View) -> Value:
+        """What is wrong with the instruction itself, two cycles after it was taken."""
+        config = self.config
+        known = Cat(instruction.precision == p.value for p in config.formats).any()
+        is_signed = instruction.activation_signed | instruction.weight_signed
+        gap = instruction.run_pitch[:3] - instruction.run_length[:3]
+        last_line = instruction.weights + instruction.depth - 1
+        rules = [
+            ((instruction.precision == Precision.FP16.value) & is_signed,
+             Cause.ILLEGAL_INSTRUCTION),
+            (~known, Cause.UNSUPPORTED_FORMAT),
+            ((instruction.depth > instruction.run_length) & gap[:3].any(),
+             Cause.MISALIGNED_ADDRESS),
+            (last_line[exact_log2(config.weight_lines):].any(), Cause.WEIGHT_RANGE),
+        ]
+        cause: Value | int = Cause.NONE.value
+        for broken, its_cause in reversed(rules):
+            register = Signal(name=f"breaks_{its_cause.name.lower()}")
+            m.d.sync += register.eq(broken)
+            cause = Mux(register, its_cause.value, cause)
+        return cause
+
+
+class _Feeder(wiring.Component):
+    """Generates the addresses of a tile's vectors, one a cycle, and checks them.
+
+    The vector's slots, and what goes to the array with them, are there two cycles after the tile
+    was taken; `sent_valid` only if the vector may be used. `failed`, with `cause`, is about the
+    same vector.
+    """
+
+    def __init__(self, *, config: CoreConfig) -> None:
+        self.config = config
+        self.slot_bits = exact_log2(config.activation_slots)
+        self.accumulator_bits = exact_log2(config.accumulator_depth)
+        self.sideband = data.StructLayout({
+            "mask": unsigned(config.rows), "swap": 1, "precision": unsigned(PRECISION_BITS),
+            "activation_signed": 1, "vector_weight_signed": 1,
+            "address": unsigned(self.accumulator_bits), "overwrite": 1, "last": 1,
+            "post": unsigned(len(Unit)), "index": unsigned(index_width(config)),
+        })
+        super().__init__({
+            "tiles": In(stream.Signature(_tile_layout(config))),
+            "halt": In(1),
+            "slots": Out(data.ArrayLayout(unsigned(self.slot_bits), config.rows)),
+            "sent": Out(self.sideband),
+            "sent_valid": Out(1),
+            "failed": Out(1), "cause": Out(8),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        bits = self.accumulator_bits
+        coming = self.tiles.payload
+        tile = Signal(coming.shape())
+        instruction = tile.instruction
+        active = Signal()
+        begin = Signal()
+        accumulator = Signal(bits + 1)
+        m.submodules.loop = loop = AffineLoop(width=self.slot_bits)
+        m.d.comb += [
+            begin.eq(self.tiles.valid & self.tiles.ready),
+            loop.start.eq(begin),
+            loop.base.eq(coming.instruction.address),
+            loop.step.eq(active),
+            *(loop.counts[i].eq(instruction[f"count_{i}"]) for i in range(3)),
+            *(loop.strides[i].eq(instruction[f"stride_{i}"]) for i in range(3)),
+        ]
+        with m.If(begin):
+            m.d.sync += [tile.eq(coming), active.eq(1),
+                         accumulator.eq(saturate(coming.instruction.accumulator, bits))]
+        with m.Elif(active):
+            m.d.sync += [active.eq(~loop.last),
+                         accumulator.eq(saturating_add(accumulator, Const(1, bits + 1), bits))]
+        self._pace(m, begin, active & ~loop.last, active, tile)
+        self._send(m, tile, loop, active, accumulator)
+        return m
+
+    def _pace(self, m: Module, begin: Value, more: Value, active: Value, tile: data.View) -> None:
+        """When the next tile may be taken."""
+        config, coming = self.config, self.tiles.payload
+        wait = Signal(range(config.minimum_tile_period))
+        with m.If(begin):
+            m.d.sync += wait.eq(config.minimum_tile_period - 1)
+        with m.Elif(wait != 0):
+            m.d.sync += wait.eq(wait - 1)
+        # An instruction that accumulates elsewhere could meet its predecessor's last sums early.
+        settling = Signal(range(config.accumulate_latency))
+        with m.If(active):
+            m.d.sync += settling.eq(config.accumulate_latency - 2)
+        with m.Elif(settling != 0):
+            m.d.sync += settling.eq(settling - 1)
+        elsewhere = Signal()
+        m.d.sync += elsewhere.eq(
+            coming.instruction.accumulate
+            & (coming.instruction.accumulator != tile.instruction.accumulator))
+        early = coming.first & elsewhere & (active | (settling != 0))
+        m.d.comb += self.tiles.ready.eq(~more & (wait == 0) & ~early)
+
+    def _send(self, m: Module, tile: data.View, loop: AffineLoop, active: Value,
+              accumulator: Value) -> None:
+        config, instruction = self.config, tile.instruction
+        valid, ends = Signal(), Signal()
+        cause = Signal(8)
+        addresses = [Signal(self.slot_bits + 1, name=f"address_{r}") for r in range(config.rows)]
+        accumulator_beyond = Signal()
+        m.d.sync += [
+            valid.eq(active),
+            ends.eq(loop.last),
+            cause.eq(tile.cause),
+            *(address.eq(saturating_add(loop.address, tile.offsets[r], self.slot_bits))
+              for r, address in enumerate(addresses)),
+            accumulator_beyond.eq(accumulator[-1]),
+            self.sent.mask.eq(tile.mask),
+            self.sent.swap.eq(loop.first),
+            self.sent.precision.eq(instruction.precision),
+            self.sent.activation_signed.eq(instruction.activation_signed),
+            self.sent.vector_weight_signed.eq(instruction.weight_signed),
+            self.sent.address.eq(accumulator),
+            self.sent.overwrite.eq(tile.first & ~instruction.accumulate),
+            self.sent.last.eq(tile.last & loop.last),
+            self.sent.post.eq(instruction.post),
+            self.sent.index.eq(instruction.index),
+        ]
+        # A slot beyond the scratchpad is reported when the tile ends: all its vectors have passed
+        # the check for accumulators then.
+        beyond = Signal()
+        beyond_before = Signal()
+        m.d.comb += [
+            beyond.eq((Cat(address[-1] for address in addresses) & self.sent.mask).any()),
+            self.cause.eq(Mux(cause != 0, cause, Mux(
+                accumulator_beyond, Cause.ACCUMULATOR_RANGE.value, Cause.ACTIVATION_RANGE.value))),
+            self.failed.eq(valid & ~self.halt & ((cause != 0) | accumulator_beyond
+                                                 | (ends & (beyond | beyond_before)))),
+            self.sent_valid.eq(valid & ~self.halt & (cause == 0) & ~accumulator_beyond
+                               & ~beyond & ~beyond_before),
+            *(self.slots[r].eq(address) for r, address in enumerate(addresses)),
+        ]
+        with m.If(valid & beyond):
+            m.d.sync += beyond_before.eq(1)
+
+
+class _WeightReader(wiring.Component):
+    """Reads the lines of a tile's weights, a row a cycle, from `_WEIGHT_DELAY` + 1 cycles after its
+    beginning on."""
+
+    def __init__(self, *, config: CoreConfig) -> None:
+        self.config = config
+        self.sideband = data.StructLayout({
+            "weight_row": range(config.rows), "weight_precision": unsigned(PRECISION_BITS),
+            "weight_signed": 1,
+        })
+        super().__init__({
+            "begin": In(1), "tile": In(_tile_layout(config)),
+            "valid": Out(1), "row": Out(self.sideband),
+            "enable": Out(1), "line": Out(range(config.weight_lines)),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        active = Signal()
+        line = Signal.like(self.line)
+        row = Signal(self.sideband)
+        mask = Signal(config.rows)
+        with m.If(self.begin):
+            instruction = self.tile.instruction
+            m.d.sync += [active.eq(1), row.weight_row.eq(0), mask.eq(self.tile.mask),
+                         row.weight_precision.eq(instruction.precision),
+                         row.weight_signed.eq(instruction.weight_signed)]
+            with m.If(self.tile.first):
+                m.d.sync += line.eq(instruction.weights)
+        with m.Elif(active):
+            m.d.sync += [row.weight_row.eq(row.weight_row + 1), mask.eq(mask >> 1)]
+            with m.If(row.weight_row == config.rows - 1):
+                m.d.sync += active.eq(0)
+        with m.If(active):
+            m.d.sync += line.eq(line + 1)
+        m.d.comb += [
+            self.valid.eq(_delay(m, active, _WEIGHT_DELAY, "valid")),
+            self.enable.eq(_delay(m, active & mask[0], _WEIGHT_DELAY, "enable")),
+            self.row.eq(_delay(m, row, _WEIGHT_DELAY, "row")),
+            self.line.eq(_delay(m, line, _WEIGHT_DELAY, "line")),
+        ]
+        return m

@@ -1,0 +1,73 @@
+"""How long MATMUL takes: the execute unit (`ulpcore.execute`) as a recurrence over instructions.
+
+With M vectors of R = `rows` slots, T = ceil(depth / R) tiles and P = max(M, minimum tile period):
+
+- taken = max(offered, begin of the predecessor's last tile);
+- begin of the first tile = max(taken + R + 1, begin of the predecessor's last tile + its P), or,
+  if the instruction accumulates from another `accumulator` on than its predecessor, the
+  predecessor's M + `accumulate_latency` - 1 instead of its P if that is more;
+- begin of the last tile = begin of the first tile + (T - 1) * P;
+- the last vector enters the array `VECTOR_LATENCY` + M - 1 cycles after that, and is to be seen in
+  the last column's accumulator `finish_latency` cycles later.
+"""
+
+from .config import CoreConfig
+from .isa import Instruction
+
+__all__ = ["VECTOR_LATENCY", "Execute", "finish_latency"]
+
+#: Cycles from the beginning of a tile to its first vector at the array.
+VECTOR_LATENCY = 5
+#: Cycles from a vector to its sums of column 0, beside those of the rows.
+_ARRAY_EDGES = 3
+
+
+def finish_latency(config: CoreConfig) -> int:
+    """Cycles from an instruction's last vector at the array until it retires."""
+    array = config.rows * config.multiply_add_stages + _ARRAY_EDGES
+    return array + config.columns - 1 + config.accumulate_latency
+
+
+class Execute:
+    """The execute unit.
+
+    Parameters
+    ----------
+    config
+        The core. Raises TypeError if it is not a CoreConfig.
+    """
+
+    def __init__(self, config: CoreConfig) -> None:
+        if not isinstance(config, CoreConfig):
+            raise TypeError(f"config must be a CoreConfig, not {config!r}")
+        self.config = config
+        #: When the last tile of the instructions so far begins.
+        self.begin = 0
+        self._vectors = 0
+        self._period = 0
+        self._accumulator = 0
+
+    def feed(self, instruction: Instruction, offered: int) -> tuple[int, int, int]:
+        """Cycles in which an instruction is taken, its first and its last tile begin.
+
+        `offered` is the first cycle in which it is valid at the unit. Instructions must be given
+        in the order of the queue, and must break no rule.
+        """
+        config = self.config
+        taken = max(offered, self.begin)
+        occupied = self._period
+        if instruction["accumulate"] and instruction["accumulator"] != self._accumulator:
+            occupied = max(occupied, self._vectors + config.accumulate_latency - 1)
+        first = max(taken + config.rows + 1, self.begin + occupied)
+        self._vectors = instruction["count_0"] * instruction["count_1"] * instruction["count_2"]
+        self._period = max(self._vectors, config.minimum_tile_period)
+        self._accumulator = instruction["accumulator"]
+        tiles = -(-instruction["depth"] // config.rows)
+        self.begin = first + (tiles - 1) * self._period
+        return taken, first, self.begin
+
+    def take(self, instruction: Instruction, offered: int) -> tuple[int, int]:
+        """Cycles in which an instruction is taken and retires; as `feed` otherwise."""
+        taken, _, last = self.feed(instruction, offered)
+        entered = last + VECTOR_LATENCY + self._vectors - 1
+        return taken, entered + finish_latency(self.config)

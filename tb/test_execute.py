@@ -1,0 +1,440 @@
+"""The execute unit between its memories: what reaches the array, when, and what is refused.
+
+The unit is offered instructions at the cycles that `ulpsim.cycles_execute` predicts, from memories
+loaded through their own ports. Every vector and row of weights must then come in its predicted
+cycle, and the sums that they make must be the interpreter's.
+"""
+
+import dataclasses
+import gc
+
+import numpy as np
+import pytest
+from amaranth.hdl import Module
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In
+from ulpcore.decoder import unit_layout
+from ulpcore.execute import Execute
+from ulpcore.scratchpad import ActivationScratchpad, ScratchpadWrite, WeightScratchpad
+from ulpcore.simulation import run_vectors
+from ulpsim import cycles_execute
+from ulpsim.config import EDGE, NANO, CoreConfig
+from ulpsim.cycles_execute import VECTOR_LATENCY
+from ulpsim.formats import Precision
+from ulpsim.interpreter import Machine, check
+from ulpsim.isa import Cause, Instruction, Unit
+from ulpsim.matmul import matmul
+
+SMALL_EDGE = dataclasses.replace(EDGE, name="small_edge", activation_bytes=4096,
+                                 weight_bytes=4096, accumulator_depth=64)
+SMALL_NANO = dataclasses.replace(NANO, name="small_nano", activation_bytes=2048,
+                                 weight_bytes=2048, accumulator_depth=32)
+TWO_ROWS = dataclasses.replace(SMALL_NANO, name="two_rows", rows=2, multiply_add_stages=2)
+CONFIGS = pytest.mark.parametrize("config", [SMALL_EDGE, SMALL_NANO, TWO_ROWS],
+                                  ids=lambda c: c.name)
+TO_ARRAY = ("vector", "mask", "valid", "swap", "precision", "activation_signed",
+            "vector_weight_signed", "address", "overwrite", "last", "post", "weights",
+            "weight_valid", "weight_row", "weight_precision", "weight_signed")
+STATUS = ("retired", "retired_post", "fault", "fault_cause", "fault_index", "busy")
+
+
+class Bench(wiring.Component):
+    """The unit with its two memories."""
+
+    def __init__(self, *, config: CoreConfig) -> None:
+        self.config = config
+        self.unit = Execute(config=config)
+        members = self.unit.signature.members
+        super().__init__({
+            "instructions": In(stream.Signature(unit_layout(Unit.EXECUTE, config))),
+            **{name: members[name] for name in (*TO_ARRAY, *STATUS, "stop", "completed",
+                                                "completed_post")},
+            "load": In(ScratchpadWrite()),
+            "line_enable": In(1), "line": In(range(config.weight_lines)),
+            "line_data": In(data.ArrayLayout(16, config.column_lanes)),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.execute = execute = self.unit
+        m.submodules.activations = activations = ActivationScratchpad(config=self.config)
+        m.submodules.weight_lines = lines = WeightScratchpad(config=self.config)
+        wiring.connect(m, wiring.flipped(self.instructions), execute.instructions)
+        wiring.connect(m, wiring.flipped(self.load), activations.load)
+        m.d.comb += [
+            *(getattr(self, name).eq(getattr(execute, name)) for name in (*TO_ARRAY, *STATUS)),
+            *(getattr(execute, name).eq(getattr(self, name))
+              for name in ("stop", "completed", "completed_post")),
+            activations.gather_enable.eq(execute.gather_enable),
+            activations.addresses.eq(execute.gather_addresses),
+            execute.gathered.eq(activations.gathered),
+            lines.read_enable.eq(execute.weight_read_enable),
+            lines.read_line.eq(execute.weight_read_line),
+            execute.weight_read_data.eq(lines.read_data),
+            lines.write_enable.eq(self.line_enable),
+            lines.write_line.eq(self.line),
+            lines.write_data.eq(self.line_data),
+        ]
+        return m
+
+
+def payload(config: CoreConfig, instruction: Instruction, index: int, post: int) -> np.ndarray:
+    """The words of an instruction as the unit gets it."""
+    layout = unit_layout(Unit.EXECUTE, config)
+    values = {"index": index, "post": post, "opcode": instruction.type.opcode}
+    word = 0
+    for name, field in layout:
+        word |= values.get(name, instruction.values.get(name, 0)) << field.offset
+    return np.array([word >> (32 * i) & 0xFFFFFFFF for i in range(-(-layout.size // 32))],
+                    np.uint32)
+
+
+def vectors_of(instruction: Instruction) -> int:
+    return int(np.prod([instruction[f"count_{i}"] for i in range(3)]))
+
+
+class Run:
+    """Runs instructions, instruction i offered from cycle `arrivals[i]` or when it is its turn.
+
+    With `failing`, that instruction is offered after them, and then the first one again for ever.
+    `outputs` are the bench's, from the first cycle after the memories have been loaded on, for
+    `tail` cycles longer than the instructions take; `plan` holds for each of them when it was
+    offered, is taken, and its first and last tile begin, and `retired` when it retires.
+    """
+
+    def __init__(self, config: CoreConfig, machine: Machine, program: list[Instruction],
+                 arrivals: list[int], *, failing: Instruction | None = None, tail: int = 80,
+                 stop: int | None = None) -> None:
+        self.config = config
+        timing = cycles_execute.Execute(config)
+        loading = max(4 * (config.activation_slots // 8), config.weight_lines)
+        self.plan, self.retired = [], []
+        free = 0
+        for instruction, arrival in zip(program, arrivals, strict=True):
+            offered = max(arrival, free)
+            taken, first, last = timing.feed(instruction, offered)
+            self.plan.append((offered, taken, first, last))
+            self.retired.append(last + VECTOR_LATENCY + vectors_of(instruction) - 1
+                                + cycles_execute.finish_latency(config))
+            free = taken + 1
+        length = self.retired[-1] + tail
+        cycles = loading + length
+        words = -(-unit_layout(Unit.EXECUTE, config).size // 32)
+        inputs = {name: np.zeros(cycles, np.uint64) for name in (
+            "instructions__valid", "load__enable", "load__address", "load__count", "line_enable",
+            "line", "completed", "completed_post", "stop")}
+        inputs["instructions__payload"] = np.zeros((cycles, words), np.uint32)
+        inputs["load__data"] = np.zeros((cycles, 4), np.uint32)
+        inputs["line_data"] = np.zeros((cycles, config.column_lanes // 2), np.uint32)
+
+        groups = config.activation_slots // 8
+        turns = 4 * np.arange(groups)
+        inputs["load__enable"][turns] = 1
+        inputs["load__address"][turns] = 8 * np.arange(groups)
+        inputs["load__count"][turns] = 8
+        inputs["load__data"][turns] = machine.activations.reshape(groups, 8).view(np.uint32)
+        lines = np.arange(config.weight_lines)
+        inputs["line_enable"][lines] = 1
+        inputs["line"][lines] = lines
+        inputs["line_data"][lines] = machine.weights.view(np.uint32)
+        self.posts = [7 * i % 16 for i in range(len(program))]
+        for i, (instruction, (offered, taken, _, _)) in enumerate(
+                zip(program, self.plan, strict=True)):
+            during = slice(loading + offered, loading + taken + 1)
+            inputs["instructions__valid"][during] = 1
+            inputs["instructions__payload"][during] = payload(config, instruction, i,
+                                                              self.posts[i])
+            inputs["completed"][loading + self.retired[i]] = 1
+            inputs["completed_post"][loading + self.retired[i]] = self.posts[i]
+        if failing is not None:
+            inputs["instructions__valid"][loading + free:] = 1
+            inputs["instructions__payload"][loading + free:] = payload(config, program[0], 0, 0)
+            until = loading + max(free, timing.begin) + 1
+            inputs["instructions__payload"][loading + free:until] = payload(
+                config, failing, len(program), 15)
+        if stop is not None:
+            inputs["stop"][loading + stop:] = 1
+        outputs = run_vectors(Bench(config=config), inputs)
+        self.outputs = {name: values[loading:] for name, values in outputs.items()}
+        rows, columns = config.rows, config.column_lanes
+        for name, count in (("vector", rows), ("weights", columns)):
+            self.outputs[name] = np.ascontiguousarray(self.outputs[name]).view(
+                np.uint16).reshape(length, -1)[:, :count]
+        self.cycles = length
+        self.inputs = {name: values[loading:] for name, values in inputs.items()}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.outputs[name].astype(np.int64)
+
+
+def window(instruction: Instruction) -> np.ndarray:
+    k = np.arange(instruction["depth"])
+    length = instruction["run_length"]
+    return k // length * instruction["run_pitch"] + k % length
+
+
+def bases(instruction: Instruction) -> np.ndarray:
+    i = np.indices([instruction[f"count_{i}"] for i in range(3)]).reshape(3, -1)
+    return instruction["address"] + np.array([instruction[f"stride_{i}"] for i in range(3)]) @ i
+
+
+def expect(run: Run, machine: Machine, program: list[Instruction]) -> dict[str, np.ndarray]:
+    """What the array must get in each cycle, by the definition of MATMUL."""
+    config = run.config
+    rows = config.rows
+    expected = {name: np.zeros(run.cycles, np.int64) for name in TO_ARRAY}
+    expected["vector"] = np.zeros((run.cycles, rows), np.int64)
+    expected["weights"] = np.zeros((run.cycles, config.column_lanes), np.int64)
+    for i, (instruction, (_, _, begin, _)) in enumerate(zip(program, run.plan, strict=True)):
+        count, depth = vectors_of(instruction), instruction["depth"]
+        slots = bases(instruction)[:, None] + window(instruction)
+        for tile, k in enumerate(range(0, depth, rows)):
+            at = np.arange(count) + VECTOR_LATENCY + begin + tile * max(
+                count, config.minimum_tile_period)
+            used = min(rows, depth - k)
+            assert not expected["valid"][at].any()
+            expected["valid"][at] = 1
+            expected["vector"][at, :used] = machine.activations[slots[:, k:k + used]]
+            expected["mask"][at] = (1 << used) - 1
+            expected["swap"][at[0]] = 1
+            expected["precision"][at] = instruction["precision"]
+            expected["activation_signed"][at] = instruction["activation_signed"]
+            expected["vector_weight_signed"][at] = instruction["weight_signed"]
+            expected["address"][at] = instruction["accumulator"] + np.arange(count)
+            expected["overwrite"][at] = k == 0 and not instruction["accumulate"]
+            expected["last"][at[-1]] = k + rows >= depth
+            expected["post"][at] = run.posts[i]
+            given = at[0] - 1 + np.arange(rows)
+            expected["weight_valid"][given] = 1
+            expected["weight_row"][given] = np.arange(rows)
+            expected["weight_precision"][given] = instruction["precision"]
+            expected["weight_signed"][given] = instruction["weight_signed"]
+            line = instruction["weights"] + k
+            expected["weights"][given[:used]] = machine.weights[line:line + used]
+    return expected
+
+
+def compare(run: Run, expected: dict[str, np.ndarray]) -> None:
+    for valid, names in (("valid", TO_ARRAY[:11]), ("weight_valid", TO_ARRAY[11:])):
+        np.testing.assert_array_equal(run[valid], expected[valid], valid)
+        given = expected[valid] == 1
+        for name in names:
+            found = run[name]
+            if name == "vector":
+                masked = expected["mask"][:, None] >> np.arange(run.config.rows) & 1
+                found = found * masked
+            np.testing.assert_array_equal(found[given], expected[name][given], name)
+
+
+def loaded(config: CoreConfig, rng: np.random.Generator) -> Machine:
+    machine = Machine(config, bytearray(4))
+    # DLFloat16 codes of moderate size, so that sums tell one order from another.
+    for memory in (machine.activations, machine.weights):
+        sign, exponent, fraction = (rng.integers(*limits, memory.shape)
+                                    for limits in ((0, 2), (28, 34), (0, 1 << 9)))
+        memory[...] = sign << 15 | exponent << 9 | fraction
+    return machine
+
+
+def random_instruction(config: CoreConfig, rng: np.random.Generator, **given) -> Instruction:
+    """A legal MATMUL."""
+    while True:
+        precision = config.formats[rng.integers(len(config.formats))]
+        signs = (0, 0) if precision.is_float else rng.integers(0, 2, 2)
+        depth = int(rng.choice([rng.integers(1, 2 * config.rows + 2), rng.integers(1, 41)]))
+        length = int(rng.choice([1, 3, 5, 8, 9, 12, depth]))
+        pitch = length + 8 * int(rng.integers(0, 5))
+        counts = rng.choice([1, 1, 2, 3, 4], 3)
+        if rng.random() < 0.4:
+            near = config.minimum_tile_period + int(rng.integers(-1, 2))
+            counts = rng.permutation([1, 1, near])
+        values = dict(
+            precision=precision, activation_signed=int(signs[0]), weight_signed=int(signs[1]),
+            accumulate=int(rng.integers(0, 2)), depth=depth, run_length=length, run_pitch=pitch,
+            weights=int(rng.integers(0, config.weight_lines - depth + 1)),
+            address=int(rng.integers(0, config.activation_slots)),
+            accumulator=int(rng.integers(0, config.accumulator_depth)))
+        for i in range(3):
+            values[f"count_{i}"] = int(counts[i])
+            values[f"stride_{i}"] = int(rng.integers(0, 40))
+        instruction = Instruction("MATMUL", **(values | given))
+        if check(config, {}, instruction) is Cause.NONE:
+            return instruction
+
+
+def sums(run: Run, machine: Machine) -> np.ndarray:
+    """Accumulators after what the array got: products of whole tiles, in order."""
+    config = run.config
+    result = machine.accumulators.copy()
+    swaps = np.flatnonzero(run["valid"] & run["swap"])
+    for number, begin in enumerate(swaps):
+        end = swaps[number + 1] if number + 1 < len(swaps) else run.cycles
+        current = run["weights"][begin - 1:begin - 1 + config.rows].astype(np.uint16)
+        at = begin + np.flatnonzero(run["valid"][begin:end])
+        mask = run["mask"][begin] >> np.arange(config.rows) & 1
+        address = run["address"][at]
+        old = np.where(run["overwrite"][at, None], 0, result[address]).astype(np.uint32)
+        result[address] = matmul(
+            run["vector"][at] * mask, current, Precision(run["precision"][begin]),
+            bool(run["activation_signed"][begin]), bool(run["vector_weight_signed"][begin]),
+            config.rows, old)
+    return result
+
+
+@CONFIGS
+def test_random_instructions(config, rng):
+    machine = loaded(config, rng)
+    program = [random_instruction(config, rng) for _ in range(150)]
+    # Mostly back to back, some just about when the unit waits for them, some long after.
+    gaps = rng.choice([0, 0, 0, 5, 30, 300], len(program)) * rng.random(len(program))
+    arrivals = np.cumsum(gaps).astype(int).tolist()
+    probe = cycles_execute.Execute(config)
+    for i, instruction in enumerate(program):
+        if i and rng.random() < 0.5:
+            arrivals[i] = probe.begin + int(rng.integers(-config.rows, 40))
+        probe.feed(instruction, max(arrivals[i], 0))
+    run = Run(config, machine, program, arrivals)
+    compare(run, expect(run, machine, program))
+    assert not run["fault"].any()
+    # Taken exactly when predicted, known to be busy until the last one retires.
+    offered = run.inputs["instructions__valid"].astype(int)
+    taken = np.flatnonzero(run["instructions__ready"] & offered)
+    assert taken.tolist() == [t for _, t, _, _ in run.plan]
+    cycles = np.arange(run.cycles)[:, None]
+    under_way = (cycles > taken) & (cycles <= np.array(run.retired))
+    assert (run["busy"] == under_way.any(axis=1)).all()
+    retired = np.flatnonzero(run["retired"])
+    assert retired.tolist() == run.retired
+    assert run["retired_post"][retired].tolist() == run.posts
+    result = sums(run, machine)
+    for instruction in program:
+        assert machine.step(instruction) is Cause.NONE
+    assert (result == machine.accumulators).all()
+
+
+@CONFIGS
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_no_cycle_is_lost(config, more, rng):
+    """Back to back, at and beside the smallest tile that fills the array, in all precisions."""
+    machine = loaded(config, rng)
+    count = config.minimum_tile_period + more
+    program = [random_instruction(config, rng, precision=p, activation_signed=0, weight_signed=0,
+                                  accumulate=0, accumulator=0, count_0=1, count_1=1, count_2=count,
+                                  stride_2=3, address=8)
+               for p in (*config.formats, *config.formats)]
+    run = Run(config, machine, program, [0] * len(program))
+    compare(run, expect(run, machine, program))
+    tiles = sum(-(-i["depth"] // config.rows) for i in program)
+    swaps = np.flatnonzero(run["swap"] & run["valid"])
+    assert len(swaps) == tiles
+    assert (np.diff(swaps) == max(count, config.minimum_tile_period)).all()
+
+
+@CONFIGS
+def test_accumulators_are_not_met_early(config, rng):
+    """No address comes again within `accumulate_latency`, if the second one adds to it."""
+    machine = loaded(config, rng)
+    count = config.minimum_tile_period
+    program = []
+    for first in (0, count - 1, 1, 2, 2, 0, count - 2, 3):
+        program.append(random_instruction(config, rng, accumulate=1, accumulator=first, depth=3,
+                                          count_0=1, count_1=count, count_2=1, weights=0,
+                                          address=0, stride_1=1))
+    run = Run(config, machine, program, [0] * len(program))
+    compare(run, expect(run, machine, program))
+    seen: dict[int, int] = {}
+    for cycle in np.flatnonzero(run["valid"]):
+        address = run["address"][cycle]
+        if address in seen and not run["overwrite"][cycle]:
+            assert cycle - seen[address] >= config.accumulate_latency
+        seen[address] = cycle
+
+
+def faults(config: CoreConfig) -> list[tuple[Cause, dict[str, int]]]:
+    slots, lines, depth = config.activation_slots, config.weight_lines, config.accumulator_depth
+    good = dict(precision=Precision.INT4, depth=2 * config.rows + 1, run_length=5, run_pitch=13,
+                count_0=2, count_1=2, count_2=3, stride_0=8, stride_1=4, stride_2=1)
+    cases = [
+        (Cause.MISALIGNED_ADDRESS, dict(run_pitch=14)),
+        (Cause.NONE, dict(run_pitch=14, run_length=2 * config.rows + 1)),
+        (Cause.WEIGHT_RANGE, dict(weights=lines - 2 * config.rows)),
+        (Cause.NONE, dict(weights=lines - 2 * config.rows - 1)),
+        (Cause.WEIGHT_RANGE, dict(weights=(1 << 20) - 1, depth=(1 << 16) - 1, run_pitch=5)),
+        (Cause.WEIGHT_RANGE, dict(depth=(1 << 16) - 1, run_length=(1 << 16) - 1)),
+        (Cause.ACCUMULATOR_RANGE, dict(accumulator=depth - 11)),
+        (Cause.NONE, dict(accumulator=depth - 12)),
+        (Cause.ACCUMULATOR_RANGE, dict(accumulator=4095)),
+        (Cause.ACCUMULATOR_RANGE, dict(count_0=4095, count_1=4095, count_2=4095)),
+        (Cause.ACCUMULATOR_RANGE, dict(count_0=4095, stride_0=1 << 18)),
+        (Cause.ACCUMULATOR_RANGE, dict(address=slots, accumulator=depth - 11)),
+        (Cause.ACTIVATION_RANGE, dict(address=slots)),
+        (Cause.ACTIVATION_RANGE, dict(address=(1 << 20) - 1)),
+        (Cause.ACTIVATION_RANGE, dict(stride_2=slots)),
+        (Cause.ACTIVATION_RANGE, dict(stride_0=(1 << 20) - 1)),
+        (Cause.ACTIVATION_RANGE, dict(run_pitch=(1 << 20) - 3)),
+        (Cause.NONE, dict(run_pitch=(1 << 20) - 3, depth=5)),
+        (Cause.NONE, dict(count_0=1, stride_0=(1 << 20) - 1)),
+        (Cause.NONE, dict(address=slots - 1, depth=1, count_0=1, count_1=1, count_2=1)),
+        (Cause.ILLEGAL_INSTRUCTION, dict(precision=Precision.FP16, activation_signed=1)),
+        (Cause.ILLEGAL_INSTRUCTION, dict(precision=Precision.FP16, weight_signed=1, run_pitch=14)),
+        (Cause.MISALIGNED_ADDRESS, dict(run_pitch=14, weights=lines, address=slots)),
+    ]
+    if Precision.FP16 not in config.formats:
+        cases.append((Cause.UNSUPPORTED_FORMAT, dict(precision=Precision.FP16, weights=lines)))
+    # The last slot of the last vector, and one more.
+    top = slots - 1 - (8 + 4 + 2) - int(window(Instruction("MATMUL", **good)).max())
+    cases += [(Cause.NONE, dict(address=top)), (Cause.ACTIVATION_RANGE, dict(address=top + 1))]
+    return [(cause, good | change) for cause, change in cases]
+
+
+@CONFIGS
+def test_faults(config, rng):
+    machine = loaded(config, rng)
+    for cause, values in faults(config):
+        bad = Instruction("MATMUL", **values)
+        assert check(config, {}, bad) is cause, values
+        before = [random_instruction(config, rng) for _ in range(2)]
+        if cause is Cause.NONE:
+            run = Run(config, machine, [*before, bad], [0] * 3)
+            assert not run["fault"].any()
+            compare(run, expect(run, machine, [*before, bad]))
+            continue
+        run = Run(config, machine, before, [0] * 2, failing=bad, tail=400)
+        found = np.flatnonzero(run["fault"])
+        assert len(found) == 1, (cause, values)
+        assert Cause(run["fault_cause"][found[0]]) is cause, values
+        assert run["fault_index"][found[0]] == 2
+        # What came before is whole; of the bad one nothing unsafe came, and nothing after it.
+        expected = expect(run, machine, before)
+        until = np.flatnonzero(expected["last"])[-1] + 1
+        for name in ("valid", "address", "swap"):
+            np.testing.assert_array_equal((run[name] * run["valid"])[:until],
+                                          expected[name][:until])
+        assert not (run["valid"] & run["last"])[until:].any()
+        assert not run["valid"][found[0] + VECTOR_LATENCY:].any()
+        assert not run["instructions__ready"][found[0]:].any()
+        if cause not in (Cause.ACTIVATION_RANGE, Cause.ACCUMULATOR_RANGE):
+            assert not run["valid"][until:].any()
+
+
+def test_stop(rng):
+    """After `stop` nothing begins: no more reads, no vectors, no instruction taken."""
+    config = SMALL_NANO
+    machine = loaded(config, rng)
+    program = [random_instruction(config, rng) for _ in range(20)]
+    whole = Run(config, machine, program, [0] * len(program))
+    for stop in rng.integers(1, whole.plan[-1][3], 12).tolist():
+        run = Run(config, machine, program, [0] * len(program), stop=stop)
+        assert (run["valid"][:stop] == whole["valid"][:stop]).all()
+        assert not run["valid"][stop + VECTOR_LATENCY:].any()
+        assert not run["instructions__ready"][stop + 1:].any()
+        assert not run["fault"].any()
+
+
+@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
+def test_configuration_is_checked():
+    with pytest.raises(TypeError, match="config must be a CoreConfig, not 8"):
+        Execute(config=8)
+    with pytest.raises(TypeError, match="config must be a CoreConfig, not 8"):
+        cycles_execute.Execute(8)
+    gc.collect()
