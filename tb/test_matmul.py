@@ -80,7 +80,7 @@ def test_matmul_is_dot(rng: np.random.Generator, precision: Precision, outputs: 
 
 
 @pytest.mark.parametrize(("outputs", "depth", "columns"), [
-    (700, 24, 40), (40, 24, 700), (2, 5000, 3), (9000, 9, 1), (1, 9, 9000)])
+    (900, 17, 80), (80, 17, 900), (2, 5000, 3), (40_000, 9, 1), (1, 9, 40_000)])
 def test_large_float_products(rng: np.random.Generator, outputs: int, depth: int, columns: int
                               ) -> None:
     """Blocks, threads and every order of axes: against a plain loop over K of codes."""

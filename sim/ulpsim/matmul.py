@@ -23,7 +23,7 @@ from .integers import unpack
 __all__ = ["dot", "matmul"]
 
 #: Sums that are computed side by side: what keeps the working set within a core's cache.
-_BLOCK = 1 << 13
+_BLOCK = 1 << 15
 _THREADS = min(8, os.cpu_count() or 1)
 
 
