@@ -45,19 +45,19 @@ def bench_config() -> CoreConfig:
     return CONFIGS[os.environ["BENCH_CONFIG"]]
 
 
-def run_bench(module: str, testcase: str, config: str, folder: Path, *, memory: bool = True,
-              plusargs: Sequence[str] = ()) -> None:
-    """Run one cocotb test of `module` on a `Bench`."""
+def run_bench(module: str, testcases: Sequence[str], config: str, folder: Path, *,
+              memory: bool = True, plusargs: Sequence[str] = ()) -> None:
+    """Run cocotb tests of `module` on a `Bench`."""
     text, elements = generate(Bench(config=CONFIGS[config], memory=memory), name="top")
     sources = {"top.v": text}
     if memory:
         here = Path(__file__).parent
         sources["memory.v"] = (here / "memory.v").read_text()
         (folder / "memory.hex").write_text("\n".join(f"{w:08x}" for w in memory_image()) + "\n")
-    ran = run_cocotb(sources, top="top", module=module, elements=elements, testcase=testcase,
+    ran = run_cocotb(sources, top="top", module=module, elements=elements, testcase=list(testcases),
                      environment={"BENCH_CONFIG": config}, search=[Path(__file__).parent],
                      plusargs=plusargs, folder=folder, public=False)
-    assert ran == 1
+    assert ran == len(testcases)
 
 
 def slot_value(address: np.ndarray) -> np.ndarray:

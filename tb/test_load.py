@@ -323,47 +323,6 @@ async def bench_protocol(dut) -> None:
         np.testing.assert_array_equal(memories.slots[name], expected.slots[name], name)
 
 
-THIS = Path(__file__).stem
-
-
-@pytest.mark.parametrize(("config", "latency", "count"), [
-    ("edge", 16, 60), ("edge", 2, 25), ("edge", 5, 25), ("nano", 40, 20), ("short", 3, 40),
-    ("single", 7, 25)])
-def test_timing(config, latency, count, tmp_path, monkeypatch):
-    monkeypatch.setenv("BENCH_LATENCY", str(latency))
-    monkeypatch.setenv("BENCH_COUNT", str(count))
-    run_bench(THIS, "bench_timing", config, tmp_path, plusargs=[f"+latency={latency}"])
-
-
-@pytest.mark.parametrize(("config", "latency"), [("edge", 16), ("nano", 2), ("short", 9)])
-def test_fetch(config, latency, tmp_path, monkeypatch):
-    monkeypatch.setenv("BENCH_LATENCY", str(latency))
-    run_bench(THIS, "bench_fetch", config, tmp_path, plusargs=[f"+latency={latency}"])
-
-
-@pytest.mark.parametrize("config", ["edge", "nano"])
-def test_checks(config, tmp_path):
-    run_bench(THIS, "bench_checks", config, tmp_path, plusargs=["+latency=4"])
-
-
-@pytest.mark.parametrize("cause", [Cause.BUS_SLAVE_ERROR, Cause.BUS_DECODE_ERROR])
-def test_errors(cause, tmp_path, monkeypatch):
-    monkeypatch.setenv("BENCH_CAUSE", cause.name)
-    response = 2 if cause is Cause.BUS_SLAVE_ERROR else 3
-    run_bench(THIS, "bench_errors", "edge", tmp_path, plusargs=[
-        "+error_first=4096", "+error_bytes=64", f"+error_response={response}"])
-
-
-def test_outside_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setenv("BENCH_CAUSE", Cause.BUS_DECODE_ERROR.name)
-    run_bench(THIS, "bench_outside", "edge", tmp_path, plusargs=["+words=1024"])
-
-
-@pytest.mark.parametrize("config", ["edge", "short"])
-def test_protocol(config, tmp_path):
-    run_bench(THIS, "bench_protocol", config, tmp_path, memory=False)
-
-
 @cocotb.test()
 async def bench_outside(dut) -> None:
     """The memory answers beyond its end with DECERR."""
@@ -371,7 +330,39 @@ async def bench_outside(dut) -> None:
     await driver.begin()
     driver.set_segments({Segment.INPUT: (0, MEMORY_BYTES)})
     await driver.clear()
-    await driver.offer("load", Instruction("LOAD", segment=Segment.INPUT, offset=4080, length=8))
+    await driver.offer("load", Instruction("LOAD", segment=Segment.INPUT, offset=32752,
+                                           length=8))
     assert await driver.finish("load") is Cause.NONE
-    await driver.offer("load", Instruction("LOAD", segment=Segment.INPUT, offset=4080, length=9))
+    await driver.offer("load", Instruction("LOAD", segment=Segment.INPUT, offset=32752, length=9))
     assert await driver.finish("load") is Cause.BUS_DECODE_ERROR
+
+
+THIS = Path(__file__).stem
+
+
+@pytest.mark.parametrize(("config", "latency", "count", "benches"), [
+    ("edge", 16, 60, ("bench_timing", "bench_fetch", "bench_checks")),
+    ("edge", 2, 30, ("bench_timing",)),
+    ("nano", 40, 30, ("bench_timing", "bench_fetch", "bench_checks")),
+    ("short", 3, 50, ("bench_timing", "bench_fetch")),
+])
+def test_beside_the_memory(config, latency, count, benches, tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_LATENCY", str(latency))
+    monkeypatch.setenv("BENCH_COUNT", str(count))
+    run_bench(THIS, benches, config, tmp_path, plusargs=[f"+latency={latency}"])
+
+
+def test_slave_errors(tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_CAUSE", Cause.BUS_SLAVE_ERROR.name)
+    run_bench(THIS, ["bench_errors"], "edge", tmp_path, plusargs=[
+        "+error_first=4096", "+error_bytes=64", "+error_response=2"])
+
+
+def test_decode_errors(tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_CAUSE", Cause.BUS_DECODE_ERROR.name)
+    run_bench(THIS, ["bench_errors", "bench_outside"], "edge", tmp_path, plusargs=[
+        "+words=8192", "+error_first=4096", "+error_bytes=64", "+error_response=3"])
+
+
+def test_protocol(tmp_path):
+    run_bench(THIS, ["bench_protocol"], "edge", tmp_path, memory=False)
