@@ -1,0 +1,271 @@
+"""Compiled programs on the interpreter give word for word what the definition gives."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ulpsim.compiler import CompileError, compile_network
+from ulpsim.config import EDGE, NANO
+from ulpsim.evaluation import evaluate
+from ulpsim.formats import FORMATS
+from ulpsim.interpreter import Machine
+from ulpsim.isa import Cause, Segment
+from ulpsim.network import Network, load_network
+from ulpsim.programs import random_codes, random_network
+
+PARAMETERS = Path(__file__).parent.parent / "examples" / "fashion_mnist" / "parameters"
+CONFIGS = {
+    "edge": EDGE,
+    "nano": NANO,
+    "edge-small": dataclasses.replace(EDGE, weight_bytes=1024, accumulator_depth=64,
+                                      parameter_columns=16, activation_bytes=8192),
+    "nano-small": dataclasses.replace(NANO, weight_bytes=1024, accumulator_depth=32,
+                                      parameter_columns=8, activation_bytes=4096),
+}
+
+
+def run(compiled, images):
+    """Codes of the output, from a machine whose memories hold anything at first."""
+    segments, end = {}, 0
+    for segment, size in compiled.segment_bytes.items():
+        segments[segment] = end, size
+        end += -(-size // 64) * 64
+    memory = np.full(end, 0xA5, np.uint8)
+    contents = {Segment.PARAMETERS: compiled.parameters,
+                Segment.INPUT: compiled.pack_input(images)}
+    for segment, data in contents.items():
+        assert len(data) == segments[segment][1]
+        memory[segments[segment][0]:][:len(data)] = np.frombuffer(data, np.uint8)
+    machine = Machine(compiled.config, memory)
+    machine.segments = segments
+    for array in (machine.activations, machine.weights, machine.parameters, machine.accumulators):
+        array[...] = 0x7FFF
+    result = machine.run(compiled.program)
+    assert result.cause is Cause.NONE, f"{result} {compiled.program[result.index]}"
+    first, size = segments[Segment.OUTPUT]
+    return compiled.unpack_output(memory[first:first + size])
+
+
+def images_for(network, rng, count):
+    return random_codes(rng, network.input.format, (count, *network.input_shape))
+
+
+def chain(*layers, shape=(6, 7, 5), kind="INT8", **image):
+    """A network of layers with names and inputs filled in."""
+    description = {"name": "test", "input": {
+        "name": "image", "height": shape[0], "width": shape[1], "channels": shape[2],
+        "format": kind, "step": 1.0, **image}, "layers": []}
+    before = "image"
+    for i, layer in enumerate(layers):
+        entry = {"name": f"layer{i}", **layer}
+        if "inputs" not in entry:
+            entry.setdefault("input", before)
+        description["layers"].append(entry)
+        before = entry["name"]
+    return Network.from_description(description)
+
+
+def convolution(rng, outputs, channels, kernel=3, kind="INT8", output=None, step=0.002, **more):
+    spec = FORMATS[kind]
+    shape = (outputs, kernel, kernel, channels)
+    weights = rng.normal(size=shape) if spec.precision.is_float else \
+        rng.integers(spec.lowest, spec.highest + 1, shape)
+    entry = {"op": "convolution", "weights": weights, "weight_format": kind, "weight_step": step,
+             "bias": rng.normal(size=outputs), **more}
+    return entry | ({"output": output} if output else {})
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+def test_random_networks(config, seed):
+    """Networks that draw every operator, format and shape."""
+    compared = refused = 0
+    for number in range(seed * 1000, seed * 1000 + 40):
+        rng = np.random.default_rng(number)
+        network = random_network(rng, config)
+        batch = int(rng.integers(1, 6))
+        try:
+            compiled = compile_network(network, config, batch)
+        except CompileError as error:
+            assert "core" in str(error) or "array's" in str(error), f"seed {number}: {error}"
+            refused += 1
+            continue
+        images = images_for(network, rng, batch)
+        assert np.array_equal(run(compiled, images), evaluate(network, images, config.rows)), \
+            f"seed {number}"
+        compared += 1
+    assert compared >= 32, f"{refused} refused"
+
+
+@pytest.mark.parametrize("name", ["fp16", "int8", "int4", "int2"])
+def test_trained_networks(name, rng):
+    network = load_network(PARAMETERS / f"fashion-{name}.json")
+    compiled = compile_network(network, EDGE)
+    assert compiled.batch >= 2
+    images = images_for(network, rng, compiled.batch)
+    assert np.array_equal(run(compiled, images), evaluate(network, images))
+    # The convolutions' and the fully connected layer's own products, from their definition.
+    assert compiled.multiply_adds == {"conv1": 112896, "conv2": 903168, "conv3": 451584,
+                                      "conv4": 451584, "conv5": 294912, "fc": 640}
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "int2"])
+def test_trained_networks_on_the_small_core(name, rng):
+    """What the small core lacks is FP16: with another output format the networks fit it."""
+    path = PARAMETERS / f"fashion-{name}.json"
+    network = load_network(path)
+    with pytest.raises(CompileError, match="format must be one that the core 'nano' has"):
+        compile_network(network, NANO)
+    last = network.layers[-1]
+    network = dataclasses.replace(network, layers=(*network.layers[:-1], dataclasses.replace(
+        last, output=dataclasses.replace(last.output, format=FORMATS["INT8"], step=0.25))))
+    compiled = compile_network(network, NANO)
+    images = images_for(network, rng, compiled.batch)
+    assert np.array_equal(run(compiled, images), evaluate(network, images, NANO.rows))
+
+
+@pytest.mark.parametrize("kind", FORMATS, ids=str)
+def test_every_format(kind, rng):
+    """A strided, padded convolution from and to every format."""
+    for result in FORMATS:
+        network = chain(
+            convolution(rng, 11, 5, kind=kind, stride=2, padding=1, step=0.01,
+                        output={"format": result, "step": 0.1}), kind=kind)
+        images = images_for(network, rng, 3)
+        assert np.array_equal(run(compile_network(network, EDGE, 3), images),
+                              evaluate(network, images))
+
+
+def test_weights_that_do_not_fit_are_loaded_piece_by_piece(rng):
+    """One tile of columns needs more lines than there are: K is cut and accumulated."""
+    config = CONFIGS["edge-small"]
+    for kind in ("INT8", "FP16"):
+        network = chain({"op": "fully_connected", "weights": convolution(
+            rng, 20, 300, 1, kind)["weights"].reshape(20, 300), "weight_format": kind,
+            "weight_step": 0.01, "output": {"format": kind, "step": 1.0}},
+            shape=(1, 1, 300), kind=kind)
+        compiled = compile_network(network, config, 2)
+        products = [i for i in compiled.program if i.name == "MATMUL"]
+        assert [i["accumulate"] for i in products[:2]] == [0, 1]
+        images = images_for(network, rng, 2)
+        assert np.array_equal(run(compiled, images), evaluate(network, images))
+
+
+def test_kernels_of_two_widths_over_one_tensor(rng):
+    """Rows of a window must lie a multiple of the banks apart, whoever reads the tensor."""
+    stored = {"format": "INT8", "step": 1.0}
+    network = chain(
+        convolution(rng, 9, 5, 1, output=stored),
+        convolution(rng, 9, 9, 2, output=stored, input="layer0"),
+        convolution(rng, 9, 9, 3, output=stored, input="layer0", padding=1),
+        convolution(rng, 9, 9, 3, padding=1, input="layer0"),
+        {"op": "add", "inputs": ["layer3", "layer2"], "output": stored},
+        {"op": "add", "inputs": ["layer4", "layer0"]},
+        {"op": "max_pool", "size": [1, 2], "stride": [1, 1], "output": stored})
+    images = images_for(network, rng, 2)
+    assert np.array_equal(run(compile_network(network, EDGE, 2), images),
+                          evaluate(network, images))
+
+
+def test_batches_and_missing_images(rng):
+    network = chain(convolution(rng, 3, 5, output={"format": "INT4", "step": 1.0}))
+    images = images_for(network, rng, 7)
+    expected = evaluate(network, images)
+    for batch in (1, 3, 7):
+        compiled = compile_network(network, EDGE, batch)
+        results = [run(compiled, images[i:i + batch]) for i in range(0, 7, batch)]
+        assert np.array_equal(np.concatenate(results)[:7], expected)
+    assert compile_network(network, EDGE).batch == 16
+    real = compiled.network.input.step * images
+    assert compiled.pack_input(real.astype(np.float32)) == compiled.pack_input(images)
+
+
+def test_deterministic():
+    network = load_network(PARAMETERS / "fashion-int4.json")
+    first, second = (compile_network(network, EDGE, 4) for _ in range(2))
+    assert first.program == second.program
+    assert first.parameters == second.parameters
+
+
+def test_report():
+    """Every instruction belongs to a layer or a tensor."""
+    network = load_network(PARAMETERS / "fashion-int4.json")
+    compiled = compile_network(network, EDGE, 4)
+    assert len(compiled.labels) == len(compiled.program)
+    assert compiled.labels[-1] == ""
+    for layer in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc"):
+        kinds = {compiled.program[i].name for i in compiled.instructions_of(layer)}
+        assert {"LOAD", "MATMUL", "SPECIAL"} <= kinds
+    assert [compiled.program[i].name for i in compiled.instructions_of("image")].count("LOAD") == 4
+    assert set(compiled.labels) <= {"", "image", *(layer.name for layer in network.layers)}
+
+
+REFUSED = {
+    "no output": (lambda rng: chain(convolution(rng, 4, 5)), EDGE, None,
+                  r"layer 'layer0': the network's output must have an \"output\" format"),
+    "output in the middle": (
+        lambda rng: chain(convolution(rng, 4, 5),
+                          convolution(rng, 4, 4, output={"format": "INT8"})), EDGE, None,
+        r"layer 'layer0': must have an \"output\" format: convolution 'layer1' reads it"),
+    "read twice": (
+        lambda rng: chain(convolution(rng, 5, 5), {"op": "relu"},
+                          {"op": "add", "inputs": ["layer0", "layer1"],
+                           "output": {"format": "INT8"}}), EDGE, None,
+        r"layer 'layer0': must have an \"output\" format, as it is read 2 times, not once"),
+    "wrong order": (
+        lambda rng: chain(convolution(rng, 4, 5), {"op": "max_pool", "size": 2},
+                          {"op": "relu", "output": {"format": "INT8"}}), EDGE, None,
+        r"layer 'layer1': must have an \"output\" format: relu 'layer2' cannot follow on layer0"),
+    "two precisions": (
+        lambda rng: chain(convolution(rng, 4, 5, kind="INT4", output={"format": "INT8"})),
+        EDGE, None,
+        r"layer 'layer0': weights of INT4 need an input of the same precision, not INT8"),
+    "format of the core": (
+        lambda rng: chain(convolution(rng, 4, 5, output={"format": "FP16"})), NANO, None,
+        r"layer 'layer0': format must be one that the core 'nano' has \(INT8, INT4, INT2\), "
+        "not FP16"),
+    "scratchpad": (
+        lambda rng: chain(convolution(rng, 8, 5, padding=1, output={"format": "INT8"}),
+                          shape=(300, 300, 5)), EDGE, None,
+        r"layer 'layer0': .*need \d+ slots of the activation scratchpad, 360000 of them.*32768"),
+    "program": (
+        lambda rng: chain(convolution(rng, 8, 5, padding=1, output={"format": "INT8"})),
+        dataclasses.replace(EDGE, program_length=16), 16,
+        r"layer 'layer0': 16 images need a program of \d+ instructions; the core holds 16"),
+    "window": (
+        lambda rng: chain({"op": "max_pool", "size": 10, "output": {"format": "INT8"}},
+                          shape=(10, 10, 1)), CONFIGS["edge-small"], None,
+        r"layer 'layer0': a window of 100 needs as many accumulators; the core has 64"),
+    "scale": (
+        lambda rng: chain(convolution(rng, 4, 5, step=1e30,
+                                      output={"format": "INT8", "step": 1e-20})), EDGE, None,
+        r"layer 'layer0': scale must be at most 3\.403e\+38, not 1e\+50"),
+    "weights": (
+        lambda rng: chain(convolution(rng, 4, 3, 7, "FP16", output={"format": "FP16"}),
+                          shape=(8, 8, 3), kind="FP16"), CONFIGS["edge-small"], None,
+        r"layer 'layer0': 21 slots of a kernel's row must be a multiple of the array's 8 rows.*"
+        r"147 lines, do not fit the scratchpad's 64"),
+}
+
+
+@pytest.mark.parametrize("make, config, batch, message", REFUSED.values(), ids=REFUSED.keys())
+def test_refused(make, config, batch, message, rng):
+    with pytest.raises(CompileError, match=message):
+        compile_network(make(rng), config, batch)
+
+
+def test_wrong_images(rng):
+    network = chain(convolution(rng, 3, 5, kind="INT4", output={"format": "INT4"}), kind="UINT4")
+    compiled = compile_network(network, EDGE, 2)
+    good = np.zeros((2, 6, 7, 5), int)
+    with pytest.raises(ValueError, match=r"images must be \[images, \*\[6, 7, 5\]\], not \[2, 6"):
+        compiled.pack_input(good[..., :4])
+    with pytest.raises(ValueError, match="codes of UINT4 must be from 0 to 15, not 16"):
+        compiled.pack_input(good + 16)
+    with pytest.raises(ValueError, match="images must be at most 2"):
+        compiled.pack_input(np.concatenate([good, good]))
+    with pytest.raises(ValueError, match="data must be at least"):
+        compiled.unpack_output(b"")
+    with pytest.raises(ValueError, match="batch must be a positive integer, not 0"):
+        compile_network(network, EDGE, 0)
+
