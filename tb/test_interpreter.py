@@ -301,10 +301,16 @@ def test_formats_that_a_core_lacks() -> None:
         other = config.formats[0]
         for output, residual in ((precision, other), (other, precision)):
             special = Instruction("SPECIAL", output_precision=output, residual=1,
-                                  residual_precision=residual)
+                                  residual_precision=residual,
+                                  float_accumulator=int(config is floats))
             assert check(config, {}, special) is Cause.UNSUPPORTED_FORMAT
-        special = Instruction("SPECIAL", output_precision=other, residual_precision=precision)
-        assert check(config, {}, special) is Cause.NONE
+        for is_float in (0, 1):
+            special = Instruction("SPECIAL", output_precision=other, residual_precision=precision,
+                                  float_accumulator=is_float)
+            allowed = is_float == (config is floats)
+            assert check(config, {}, special) is (
+                Cause.NONE if allowed else Cause.UNSUPPORTED_FORMAT)
+            assert check(EDGE, {}, special) is Cause.NONE
 
 
 def test_memory_that_is_not_there(rng: np.random.Generator) -> None:

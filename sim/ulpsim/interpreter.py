@@ -9,7 +9,10 @@ stands what the table leaves open:
   then; external memory is never written by an instruction that breaks a rule.) Of several rules
   that it breaks the first one of this list counts: ILLEGAL_INSTRUCTION, UNSUPPORTED_FORMAT,
   MISALIGNED_ADDRESS, SEGMENT_READ_ONLY, SEGMENT_RANGE, WEIGHT_RANGE, PARAMETER_RANGE,
-  ACCUMULATOR_RANGE, ACTIVATION_RANGE.
+  ACCUMULATOR_RANGE, ACTIVATION_RANGE. (Of the last two, SPECIAL on the core reports the one that
+  it comes to first in the order of the vectors.)
+- UNSUPPORTED_FORMAT: a precision of MATMUL, of SPECIAL's output or of its residual that is not
+  among the core's `formats`, or accumulators of a kind that none of those makes.
 - Rows and vectors are written in order: where they overlap, the last one stays. SPECIAL reads all
   residuals before it writes; a program may overwrite a vector's residual by its own output, but
   on the core an output that overlaps a later vector's residual depends on the pipeline.
@@ -179,7 +182,9 @@ def _special_rules(config: CoreConfig, segments: Segments, instruction: Instruct
         (any(p.is_float and bool(instruction[f"{name}_signed"]) for name, p in used),
          Cause.ILLEGAL_INSTRUCTION),
         (function.pool is Pool.NONE and window > 1, Cause.ILLEGAL_INSTRUCTION),
-        (any(p not in config.formats for _, p in used), Cause.UNSUPPORTED_FORMAT),
+        (any(p not in config.formats for _, p in used)
+         or not (config.has_float if function.float_accumulator else config.has_integer),
+         Cause.UNSUPPORTED_FORMAT),
         (instruction["parameters"] % config.special_lanes != 0, Cause.MISALIGNED_ADDRESS),
         (instruction["parameters"] + config.column_lanes > config.parameter_columns,
          Cause.PARAMETER_RANGE),
