@@ -75,20 +75,20 @@ def less(a: ValueLike, b: ValueLike) -> Value:
     return Mux(_sign(a) ^ _sign(b), _sign(a), (a[:31] < b[:31]) ^ _sign(a))
 
 
-def maximum(a: ValueLike, b: ValueLike) -> Value:
-    """The greater one; NaN-Inf if either is. Combinational."""
-    return _select(less(a, b), b, a)
+def maximum(a: ValueLike, b: ValueLike, *, enable: ValueLike = 1) -> Value:
+    """The greater one, NaN-Inf if either is; a if not `enable`. Combinational."""
+    return _select(~less(a, b), a, b, enable)
 
 
-def minimum(a: ValueLike, b: ValueLike) -> Value:
-    """The lesser one; NaN-Inf if either is. Combinational."""
-    return _select(less(a, b), a, b)
+def minimum(a: ValueLike, b: ValueLike, *, enable: ValueLike = 1) -> Value:
+    """The lesser one, NaN-Inf if either is; a if not `enable`. Combinational."""
+    return _select(less(a, b), a, b, enable)
 
 
-def _select(first: Value, a: ValueLike, b: ValueLike) -> Value:
-    a, b = Value.cast(a), Value.cast(b)
-    chosen = Mux(first, a, b)
-    return Mux(_exponent(a).all() | _exponent(b).all(), NAN,
+def _select(first: Value, a: ValueLike, b: ValueLike, enable: ValueLike) -> Value:
+    a, b, enable = Value.cast(a), Value.cast(b), Value.cast(enable)[0]
+    chosen = Mux(first | ~enable, a, b)
+    return Mux(_exponent(a).all() | (enable & _exponent(b).all()), NAN,
                chosen & _exponent(chosen).any().replicate(32))
 
 

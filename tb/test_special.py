@@ -1,0 +1,421 @@
+"""The special unit beside its memories against `Machine`: results, faults and cycles."""
+
+import dataclasses
+import gc
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+from amaranth.hdl import Module, ResetInserter, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from ulpcore.decoder import index_width, unit_layout
+from ulpcore.scratchpad import ActivationScratchpad, ParameterMemory, ScratchpadWrite
+from ulpcore.special import Special, special_cycles
+from ulpsim.config import EDGE, NANO, CoreConfig
+from ulpsim.formats import FORMATS, Format, Precision
+from ulpsim.interpreter import Machine
+from ulpsim.isa import Cause, Instruction, Pool, Unit
+from vectors import run_vectors
+
+_SMALL = {"activation_bytes": 4096, "accumulator_depth": 64, "parameter_columns": 32}
+_CONFIGS = {
+    "edge": dataclasses.replace(EDGE, **_SMALL),
+    "nano": dataclasses.replace(NANO, **_SMALL),
+    "float_only": dataclasses.replace(EDGE, name="float_only", formats=(Precision.FP16,),
+                                      **_SMALL),
+}
+
+
+class _Bench(wiring.Component):
+    """The unit, the scratchpad and the parameter memory; the accumulators are a plain memory.
+
+    `clear` resets the unit and leaves the memories alone.
+    """
+
+    def __init__(self, *, config: CoreConfig) -> None:
+        self.config = config
+        n = config.column_lanes
+        super().__init__({
+            "clear": In(1),
+            "stop": In(1),
+            "instructions": In(stream.Signature(unit_layout(Unit.SPECIAL, config))),
+            "load": In(ScratchpadWrite()),
+            "accumulator_write": In(1),
+            "accumulator_address": In(range(config.accumulator_depth)),
+            "accumulator_data": In(n * 32),
+            "parameter_write": In(1),
+            "parameter_line": In(range(config.parameter_columns // config.special_lanes)),
+            "parameter_data": In(config.special_lanes * 128),
+            "phase": Out(2),
+            "retired": Out(1), "retired_post": Out(4), "busy": Out(1),
+            "fault": Out(1), "fault_cause": Out(8), "fault_index": Out(index_width(config)),
+            "write": Out(1), "write_address": Out(20), "write_count": Out(4),
+            "write_data": Out(128),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        special = Special(config=config)
+        m.submodules.special = ResetInserter(self.clear)(special)
+        m.submodules.scratchpad = scratchpad = ActivationScratchpad(config=config)
+        m.submodules.parameters = parameters = ParameterMemory(config=config)
+        m.submodules.accumulators = accumulators = Memory(
+            shape=config.column_lanes * 32, depth=config.accumulator_depth, init=[])
+        write, read = accumulators.write_port(), accumulators.read_port()
+        wiring.connect(m, wiring.flipped(self.instructions), special.instructions)
+        wiring.connect(m, wiring.flipped(self.load), scratchpad.load)
+        wiring.connect(m, special.activation_read, scratchpad.special_read)
+        wiring.connect(m, special.activation_write, scratchpad.special_write)
+        m.d.comb += [
+            write.en.eq(self.accumulator_write),
+            write.addr.eq(self.accumulator_address),
+            write.data.eq(self.accumulator_data),
+            read.addr.eq(special.accumulator_address),
+            Value.cast(special.accumulators).eq(read.data),
+            parameters.write_enable.eq(self.parameter_write),
+            parameters.write_line.eq(self.parameter_line),
+            Value.cast(parameters.write_data).eq(self.parameter_data),
+            parameters.read_enable.eq(special.parameter_enable),
+            parameters.read_line.eq(special.parameter_line),
+            special.parameters.eq(parameters.read_data),
+            special.phase.eq(scratchpad.phase),
+            special.stop.eq(self.stop),
+            self.phase.eq(scratchpad.phase),
+            *(getattr(self, name).eq(getattr(special, name)) for name in (
+                "retired", "retired_post", "busy", "fault", "fault_cause", "fault_index")),
+            self.write.eq(special.activation_write.enable & (scratchpad.phase == 3)),
+            self.write_address.eq(special.activation_write.address),
+            self.write_count.eq(special.activation_write.count),
+            self.write_data.eq(special.activation_write.data),
+        ]
+        return m
+
+
+def _words(value: int, bits: int) -> np.ndarray:
+    count = (bits + 31) // 32
+    return np.frombuffer(value.to_bytes(4 * count, "little"), np.uint32)
+
+
+class _Run:
+    """Inputs of the bench, written down cycle by cycle, with the unit's predicted timing."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine, self.config = machine, machine.config
+        self.layout = unit_layout(Unit.SPECIAL, self.config)
+        n = self.config.column_lanes
+        self.widths = {
+            "clear": 1, "stop": 1, "instructions__valid": 1,
+            "instructions__payload": self.layout.size, "load__enable": 1, "load__address": 20,
+            "load__count": 4, "load__data": 128, "accumulator_write": 1,
+            "accumulator_address": 12, "accumulator_data": n * 32, "parameter_write": 1,
+            "parameter_line": 12, "parameter_data": self.config.special_lanes * 128}
+        self.events: dict[int, dict[str, int]] = {}
+        self.cycle = 0
+
+    def set(self, cycle: int, **values: int) -> None:
+        self.events.setdefault(cycle, {}).update(values)
+
+    def load_memories(self) -> None:
+        config, machine = self.config, self.machine
+        for line in range(config.activation_slots // 8):
+            slots = machine.activations[8 * line:8 * line + 8].astype("<u2").tobytes()
+            self.set(4 * line, load__enable=1, load__address=8 * line, load__count=8,
+                     load__data=int.from_bytes(slots, "little"))
+        for address, vector in enumerate(machine.accumulators):
+            self.set(address, accumulator_write=1, accumulator_address=address,
+                     accumulator_data=int.from_bytes(vector.astype("<u4").tobytes(), "little"))
+        lanes = config.special_lanes
+        for line in range(config.parameter_columns // lanes):
+            columns = machine.parameters[line * lanes:(line + 1) * lanes]
+            self.set(line, parameter_write=1, parameter_line=line,
+                     parameter_data=int.from_bytes(columns.astype("<u4").tobytes(), "little"))
+        self.cycle = config.activation_slots // 2 + 8
+
+    def give(self, instruction: Instruction, index: int, post: int) -> None:
+        fields = {name: instruction[name] for name in self.layout.members
+                  if name not in ("opcode", "index", "post")}
+        bits = self.layout.const({**fields, "opcode": instruction.type.opcode, "index": index,
+                                  "post": post}).as_value().value
+        self.set(self.cycle, instructions__valid=1, instructions__payload=bits)
+
+    def run(self, cycles: int) -> dict[str, np.ndarray]:
+        inputs = {}
+        for name, width in self.widths.items():
+            if width > 64:
+                inputs[name] = np.zeros((cycles, (width + 31) // 32), np.uint32)
+            else:
+                inputs[name] = np.zeros(cycles, np.uint64)
+        for cycle, values in self.events.items():
+            for name, value in values.items():
+                inputs[name][cycle] = (_words(value, self.widths[name])
+                                       if self.widths[name] > 64 else value)
+        return run_vectors(_Bench(config=self.config), inputs)
+
+
+def _machine(rng: np.random.Generator, config: CoreConfig) -> Machine:
+    """Random memories; parameters of a size that makes most results finite and unclamped."""
+    machine = Machine(config, bytearray(4))
+    machine.activations[:] = rng.integers(0, 1 << 16, config.activation_slots)
+    shape = machine.accumulators.shape
+    # The first half is for integers, the second one for FP32.
+    integers = rng.integers(-1 << 31, 1 << 31, shape) >> rng.integers(8, 31, shape)
+    floats = (rng.standard_normal(shape) * 2.0 ** rng.integers(-4, 8, shape)).astype(np.float32)
+    floats = np.where(rng.random(shape) < 0.02, np.float32(np.inf), floats)
+    half = config.accumulator_depth // 2
+    machine.accumulators[:half] = integers[:half].astype(np.int64) & 0xFFFFFFFF
+    machine.accumulators[half:] = floats[half:].view(np.uint32)
+    parameters = rng.standard_normal(machine.parameters.shape) * [0.25, 8, 0.25, 1]
+    parameters[:, 3] = np.abs(parameters[:, 3]) * 16
+    machine.parameters[:] = parameters.astype(np.float32).view(np.uint32)
+    machine.parameters[-1] = [0x7F800000, 0x80000001, 0x7F7FFFFF, 0x80000001]
+    return machine
+
+
+def _formats(config: CoreConfig) -> list[Format]:
+    return [f for f in FORMATS.values() if f.precision in config.formats]
+
+
+def _random_instruction(rng: np.random.Generator, config: CoreConfig, output: Format,
+                        residual: Format | None, pool: Pool) -> Instruction:
+    """Residuals come from the lower half of the scratchpad, results go to the upper one."""
+    counts = rng.integers(1, 4, 3)
+    window = rng.integers(1, 4, 2) if pool is not Pool.NONE else (1, 1)
+    is_float = config.has_float and (not config.has_integer or rng.random() < 0.5)
+    half = config.accumulator_depth // 2
+    accumulator_strides = rng.integers(0, 4, 3)
+    window_strides = rng.integers(0, 3, 2)
+    reach = (counts - 1) @ accumulator_strides + (np.array(window) - 1) @ window_strides
+    strides, residual_strides = rng.integers(0, 60, 3), rng.integers(0, 60, 3)
+    residual_window_strides = rng.integers(0, 60, 2)
+    slots = config.activation_slots
+    lines = config.parameter_columns - config.column_lanes
+    return Instruction(
+        "SPECIAL", float_accumulator=is_float, relu=rng.integers(2), clip=rng.integers(2),
+        residual=residual is not None, pool=pool,
+        output_precision=output.precision,
+        output_signed=output.signed and not output.precision.is_float,
+        residual_precision=(residual.precision if residual else rng.choice(list(Precision))),
+        residual_signed=(residual.signed and not residual.precision.is_float if residual
+                         else rng.integers(2)),
+        parameters=rng.integers(0, lines // config.special_lanes + 1) * config.special_lanes,
+        accumulator=half * is_float + rng.integers(0, half - reach),
+        **{f"count_{i}": counts[i] for i in range(3)},
+        **{f"window_{i}": window[i] for i in range(2)},
+        **{f"accumulator_stride_{i}": accumulator_strides[i] for i in range(3)},
+        **{f"window_stride_{i}": window_strides[i] for i in range(2)},
+        address=slots // 2 + rng.integers(0, slots // 2 - 2 * 180 - 8),
+        **{f"stride_{i}": strides[i] for i in range(3)},
+        residual_address=rng.integers(0, slots // 2 - 2 * 300 - 8),
+        **{f"residual_stride_{i}": residual_strides[i] for i in range(3)},
+        **{f"residual_window_stride_{i}": residual_window_strides[i] for i in range(2)})
+
+
+def _vectors(instruction: Instruction) -> int:
+    return int(np.prod([instruction[f] for f in (
+        "count_0", "count_1", "count_2", "window_0", "window_1")]))
+
+
+def _apply_writes(activations: np.ndarray, outputs: Mapping[str, np.ndarray],
+                  cycles: slice) -> None:
+    for t in np.flatnonzero(outputs["write"][cycles]) + cycles.start:
+        address, count = int(outputs["write_address"][t]), int(outputs["write_count"][t])
+        slots = np.ascontiguousarray(outputs["write_data"][t], np.uint32).view(np.uint16)
+        activations[address:address + count] = slots[:count]
+
+
+def _check_instructions(machine: Machine, instructions: Sequence[Instruction],
+                        posts: Sequence[int], gaps: Sequence[int]) -> None:
+    """Run all, one given as soon as its predecessor retires or `gap` cycles later."""
+    run = _Run(machine)
+    run.load_memories()
+    taken = []
+    for index, (instruction, post, gap) in enumerate(zip(instructions, posts, gaps, strict=True)):
+        run.cycle += gap
+        run.give(instruction, index, post)
+        taken.append(run.cycle)
+        run.cycle += special_cycles(_vectors(instruction), run.cycle % 4)
+    activations = machine.activations.copy()
+    outputs = run.run(run.cycle + 40)
+    assert not outputs["fault"].any()
+    retired = np.flatnonzero(outputs["retired"])
+    assert list(retired) == [*taken[1:], run.cycle] or list(retired) == [
+        t + special_cycles(_vectors(i), t % 4) for t, i in zip(taken, instructions, strict=True)]
+    assert list(outputs["retired_post"][retired]) == list(posts)
+    for t, end in zip(taken, retired, strict=True):
+        assert outputs["busy"][t + 1:end].all() and not outputs["busy"][end]
+    for index, instruction in enumerate(instructions):
+        assert machine.step(instruction) is Cause.NONE
+        _apply_writes(activations, outputs, slice(taken[index], retired[index]))
+        wrong = np.flatnonzero(activations != machine.activations)
+        assert not len(wrong), (
+            f"{instruction!r}: slot {wrong[0]} is {activations[wrong[0]]:#06x}, not "
+            f"{machine.activations[wrong[0]]:#06x} ({len(wrong)} slots differ)")
+
+
+@pytest.mark.parametrize("name", _CONFIGS)
+def test_random_instructions(rng: np.random.Generator, name: str) -> None:
+    """Every output format with every residual format and none, every pool, in random order."""
+    config = _CONFIGS[name]
+    formats = _formats(config)
+    cases = [(output, residual, pool) for output in formats for residual in (None, *formats)
+             for pool in Pool for _ in range(2)]
+    instructions = [_random_instruction(rng, config, *cases[i])
+                    for i in rng.permutation(len(cases))]
+    gaps = rng.integers(0, 6, len(cases)) * rng.integers(0, 2, len(cases))
+    _check_instructions(_machine(rng, config), instructions,
+                        rng.integers(0, 16, len(cases)).tolist(), gaps.tolist())
+
+
+def test_every_phase_in_place(rng: np.random.Generator) -> None:
+    """Residuals overwritten by their own outputs, taken in each of the four phases."""
+    config = _CONFIGS["edge"]
+    instruction = Instruction(
+        "SPECIAL", residual=1, pool=Pool.NONE, output_precision=Precision.FP16, count_2=20,
+        accumulator_stride_2=1, address=3, stride_2=9, residual_address=3, residual_stride_2=9,
+        residual_precision=Precision.FP16)
+    _check_instructions(_machine(rng, config), [instruction] * 8, range(8), range(8))
+
+
+def test_largest_counts(rng: np.random.Generator) -> None:
+    """Counters run over their whole width."""
+    config = _CONFIGS["edge"]
+    instructions = [
+        Instruction("SPECIAL", **{field: 4095}, stride_2=0, output_precision=Precision.INT8)
+        for field in ("count_0", "count_1", "count_2")]
+    instructions.append(Instruction("SPECIAL", window_0=255, window_1=255, pool=Pool.SUM,
+                                    output_precision=Precision.FP16, output_signed=0))
+    _check_instructions(_machine(rng, config), instructions, [1, 2, 4, 8], [0] * 4)
+
+
+_GOOD = {"count_1": 3, "accumulator_stride_1": 2, "stride_1": 8, "output_precision":
+         Precision.INT8, "pool": Pool.MAXIMUM, "window_1": 2, "window_stride_1": 1}
+
+
+def _fault_cases(config: CoreConfig) -> list[tuple[dict, Cause]]:
+    slots, depth = config.activation_slots, config.accumulator_depth
+    last = depth - 6
+    cases = [
+        ({}, Cause.NONE),
+        ({"pool": Pool.NONE}, Cause.ILLEGAL_INSTRUCTION),
+        ({"pool": Pool.NONE, "window_1": 1, "window_0": 2}, Cause.ILLEGAL_INSTRUCTION),
+        ({"pool": Pool.NONE, "window_1": 1}, Cause.NONE),
+        ({"output_precision": Precision.FP16, "output_signed": 1}, Cause.ILLEGAL_INSTRUCTION),
+        ({"residual_precision": Precision.FP16, "residual_signed": 1}, Cause.NONE),
+        ({"residual_precision": Precision.FP16, "residual_signed": 1, "residual": 1},
+         Cause.ILLEGAL_INSTRUCTION),
+        ({"parameters": 1}, Cause.MISALIGNED_ADDRESS),
+        ({"parameters": config.parameter_columns - 8}, Cause.NONE),
+        ({"parameters": config.parameter_columns - 6}, Cause.PARAMETER_RANGE),
+        ({"parameters": 4094}, Cause.PARAMETER_RANGE),
+        ({"accumulator": last}, Cause.NONE),
+        ({"accumulator": last + 1}, Cause.ACCUMULATOR_RANGE),
+        ({"accumulator": 4095}, Cause.ACCUMULATOR_RANGE),
+        ({"accumulator_stride_0": 4095, "accumulator_stride_1": 4095}, Cause.ACCUMULATOR_RANGE),
+        ({"window_1": 3, "accumulator": last}, Cause.ACCUMULATOR_RANGE),
+        ({"address": slots - 16 - 4}, Cause.NONE),
+        ({"address": slots - 16 - 3}, Cause.ACTIVATION_RANGE),
+        ({"address": (1 << 20) - 1}, Cause.ACTIVATION_RANGE),
+        ({"address": slots - 1, "stride_1": (1 << 20) - 1}, Cause.ACTIVATION_RANGE),
+        ({"stride_1": (1 << 20) - 1}, Cause.ACTIVATION_RANGE),
+        ({"stride_0": (1 << 20) - 1}, Cause.NONE),
+        ({"count_0": 2, "stride_0": slots - 16}, Cause.ACTIVATION_RANGE),
+        ({"residual_address": (1 << 20) - 1}, Cause.NONE),
+    ]
+    for p in config.formats:
+        length = 8 // p.per_slot
+        cases += [
+            ({"output_precision": p, "address": slots - 16 - length}, Cause.NONE),
+            ({"output_precision": p, "address": slots - 16 - length + 1}, Cause.ACTIVATION_RANGE),
+            ({"residual_precision": p, "residual": 1, "residual_address": slots - 5 - length,
+              "residual_window_stride_1": 5}, Cause.NONE),
+            ({"residual_precision": p, "residual": 1, "residual_address": slots - 4 - length,
+              "residual_window_stride_1": 5}, Cause.ACTIVATION_RANGE),
+            ({"residual_precision": p, "residual": 1, "residual_stride_1": slots},
+             Cause.ACTIVATION_RANGE),
+        ]
+    for p in set(Precision) - set(config.formats):
+        cases += [({"output_precision": p}, Cause.UNSUPPORTED_FORMAT),
+                  ({"residual_precision": p}, Cause.NONE),
+                  ({"residual_precision": p, "residual": 1}, Cause.UNSUPPORTED_FORMAT)]
+    if not (config.has_float and config.has_integer):
+        cases.append(({"float_accumulator": not config.has_float}, Cause.UNSUPPORTED_FORMAT))
+    return cases
+
+
+@pytest.mark.parametrize("name", _CONFIGS)
+def test_faults(rng: np.random.Generator, name: str) -> None:
+    """Every rule at its limit. The cause, one pulse, no write beyond, nothing more until reset."""
+    config = _CONFIGS[name]
+    good = {**_GOOD, "float_accumulator": not config.has_integer}
+    if not config.has_integer:
+        good["output_precision"] = Precision.FP16
+    cases = _fault_cases(config)
+    if not config.has_integer:      # the limits above are those of INT8 outputs
+        cases = [(f, c) for f, c in cases if c not in (Cause.ACTIVATION_RANGE, Cause.NONE)]
+    machine = _machine(rng, config)
+    run = _Run(machine)
+    taken = []
+    run.cycle = 8
+    for index, (fields, _) in enumerate(cases):
+        run.cycle += int(rng.integers(0, 4))
+        run.give(Instruction("SPECIAL", **{**good, **fields}), index, 15)
+        taken.append(run.cycle)
+        run.cycle += 100
+        # A second one, which a faulty unit must not take.
+        run.give(Instruction("SPECIAL", **good), 0, 0)
+        run.cycle += 100
+        run.set(run.cycle, clear=1)
+        run.cycle += 1
+    outputs = run.run(run.cycle)
+    for index, (fields, cause) in enumerate(cases):
+        instruction = Instruction("SPECIAL", **{**good, **fields})
+        part = slice(taken[index], taken[index] + 200)
+        pulses = np.flatnonzero(outputs["fault"][part])
+        if cause is Cause.NONE:
+            assert not len(pulses), fields
+            assert outputs["retired"][part].sum() == 2, fields
+        else:
+            assert len(pulses) == 1, fields
+            at = taken[index] + pulses[0]
+            assert Cause(outputs["fault_cause"][at]) is cause, fields
+            assert outputs["fault_index"][at] == index
+            assert not outputs["retired"][part].any()
+            assert not outputs["write"][at:part.stop].any()
+            assert not outputs["busy"][at:part.stop].any()
+        for t in np.flatnonzero(outputs["write"][part]) + part.start:
+            assert (outputs["write_address"][t] + outputs["write_count"][t]
+                    <= config.activation_slots), fields
+        assert machine.step(instruction) is cause, fields
+
+
+def test_stop(rng: np.random.Generator) -> None:
+    """Whenever it comes, nothing is written from then on and nothing is taken."""
+    config = _CONFIGS["edge"]
+    run = _Run(_machine(rng, config))
+    instruction = Instruction("SPECIAL", **{**_GOOD, "residual": 1})
+    run.cycle, stops = 8, []
+    for offset in range(1, 60):
+        run.give(instruction, 0, 0)
+        stops.append((run.cycle, run.cycle + offset))
+        for t in range(run.cycle + offset, run.cycle + 80):
+            run.set(t, stop=1, instructions__valid=1)
+        run.cycle += 80
+        run.set(run.cycle, clear=1)
+        run.cycle += 1
+    outputs = run.run(run.cycle)
+    for first, stop in stops:
+        part = slice(stop, first + 80)
+        assert not outputs["write"][part].any()
+        assert not outputs["retired"][part][1:].any()
+        assert outputs["write"][first:stop].sum() <= 3
+    assert outputs["write"].sum() > 20
+
+
+@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
+def test_refuses_what_is_not_a_configuration() -> None:
+    with pytest.raises(TypeError, match="config must be a CoreConfig, not None"):
+        Special(config=None)  # type: ignore[arg-type]
+    gc.collect()
