@@ -42,6 +42,18 @@ def place(cases) -> Placed:
     return Placed(np.concatenate(parts), jobs, programs)
 
 
+def place_random(config: CoreConfig, seeds: range) -> Placed:
+    """The random programs of these seeds, one behind the other."""
+    parts, jobs, programs, base = [], [], [], 0
+    for seed in seeds:
+        case = random_program(seed, config, base)
+        parts.append(case.memory)
+        jobs.append(Job(case.base, len(case.program), case.segments))
+        programs.append(case.program)
+        base += len(case.memory)
+    return Placed(np.concatenate(parts), jobs, programs)
+
+
 def golden(config: CoreConfig, placed: Placed) -> tuple[np.ndarray, list[tuple[Cause, int]]]:
     memory = placed.memory.copy()
     machine = Machine(config, memory)
@@ -56,7 +68,8 @@ def golden(config: CoreConfig, placed: Placed) -> tuple[np.ndarray, list[tuple[C
 @pytest.mark.parametrize("config", [EDGE, NANO], ids=lambda c: c.name)
 @pytest.mark.parametrize("latency", [2, 16, 77])
 def test_random_programs_words_and_cycles(config, latency, seed):
-    placed = place([random_program(1000 * seed + 40 * latency + i, config) for i in range(40)])
+    first = 10_000 * seed + 100 * latency
+    placed = place_random(config, range(first, first + 40))
     results, memory = run_jobs(config, placed.memory, placed.jobs,
                                model=MemoryModel(latency=latency))
     expected, ends = golden(config, placed)
@@ -72,7 +85,7 @@ def test_random_programs_words_and_cycles(config, latency, seed):
 
 @pytest.mark.parametrize("config", [EDGE, NANO], ids=lambda c: c.name)
 def test_random_programs_under_random_stalls(config, seed):
-    placed = place([random_program(5000 * seed + i, config) for i in range(20)])
+    placed = place_random(config, range(10_000 * seed, 10_000 * seed + 20))
     results, memory = run_jobs(config, placed.memory, placed.jobs,
                                model=MemoryModel(latency=9, stall_seed=seed + 77))
     expected, _ = golden(config, placed)

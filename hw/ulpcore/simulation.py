@@ -322,7 +322,7 @@ def run_cocotb(sources: Mapping[str, str], *, top: str, module: str, elements: S
     if public:
         arguments.append("--public-flat-rw")
     if timing:
-        arguments.append("--timing")
+        arguments += ["--timing", "-CFLAGS", "-std=gnu++20"]
     key = [f"{name}\0{text}" for name, text in sorted(sources.items())]
     with _built("cocotb", *key, control, *arguments) as (build, complete):
         if not complete:
