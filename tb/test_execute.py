@@ -10,7 +10,7 @@ import gc
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module
+from amaranth.hdl import Module, ResetInserter
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In
 from ulpcore.decoder import unit_layout
@@ -39,7 +39,7 @@ STATUS = ("retired", "retired_post", "fault", "fault_cause", "fault_index", "bus
 
 
 class Bench(wiring.Component):
-    """The unit with its two memories."""
+    """The unit with its two memories; `clear` resets them all."""
 
     def __init__(self, *, config: CoreConfig) -> None:
         self.config = config
@@ -49,16 +49,20 @@ class Bench(wiring.Component):
             "instructions": In(stream.Signature(unit_layout(Unit.EXECUTE, config))),
             **{name: members[name] for name in (*TO_ARRAY, *STATUS, "stop", "completed",
                                                 "completed_post")},
-            "load": In(ScratchpadWrite()),
+            "clear": In(1), "load": In(ScratchpadWrite()),
             "line_enable": In(1), "line": In(range(config.weight_lines)),
             "line_data": In(data.ArrayLayout(16, config.column_lanes)),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.execute = execute = self.unit
-        m.submodules.activations = activations = ActivationScratchpad(config=self.config)
-        m.submodules.weight_lines = lines = WeightScratchpad(config=self.config)
+        clear = ResetInserter(self.clear)
+        execute = self.unit
+        activations = ActivationScratchpad(config=self.config)
+        lines = WeightScratchpad(config=self.config)
+        m.submodules.execute = clear(execute)
+        m.submodules.activations = clear(activations)
+        m.submodules.weight_lines = clear(lines)
         wiring.connect(m, wiring.flipped(self.instructions), execute.instructions)
         wiring.connect(m, wiring.flipped(self.load), activations.load)
         m.d.comb += [
@@ -94,12 +98,12 @@ def vectors_of(instruction: Instruction) -> int:
 
 
 class Run:
-    """Runs instructions, instruction i offered from cycle `arrivals[i]` or when it is its turn.
+    """A run of instructions, instruction i offered from cycle `arrivals[i]` or when it is its turn.
 
     With `failing`, that instruction is offered after them, and then the first one again for ever.
-    `outputs` are the bench's, from the first cycle after the memories have been loaded on, for
-    `tail` cycles longer than the instructions take; `plan` holds for each of them when it was
-    offered, is taken, and its first and last tile begin, and `retired` when it retires.
+    `plan` holds for each of them when it was offered, is taken, and its first and last tile begin;
+    `retired` when it retires. Cycles count from the end of loading the memories; the run goes on
+    for `tail` cycles after the last instruction. `simulate` makes the bench's outputs available.
     """
 
     def __init__(self, config: CoreConfig, machine: Machine, program: list[Instruction],
@@ -107,7 +111,7 @@ class Run:
                  stop: int | None = None) -> None:
         self.config = config
         timing = cycles_execute.Execute(config)
-        loading = max(4 * (config.activation_slots // 8), config.weight_lines)
+        self.loading = loading = 1 + max(4 * (config.activation_slots // 8), config.weight_lines)
         self.plan, self.retired = [], []
         free = 0
         for instruction, arrival in zip(program, arrivals, strict=True):
@@ -122,13 +126,14 @@ class Run:
         words = -(-unit_layout(Unit.EXECUTE, config).size // 32)
         inputs = {name: np.zeros(cycles, np.uint64) for name in (
             "instructions__valid", "load__enable", "load__address", "load__count", "line_enable",
-            "line", "completed", "completed_post", "stop")}
+            "line", "completed", "completed_post", "stop", "clear")}
+        inputs["clear"][0] = 1
         inputs["instructions__payload"] = np.zeros((cycles, words), np.uint32)
         inputs["load__data"] = np.zeros((cycles, 4), np.uint32)
         inputs["line_data"] = np.zeros((cycles, config.column_lanes // 2), np.uint32)
 
         groups = config.activation_slots // 8
-        turns = 4 * np.arange(groups)
+        turns = 1 + 4 * np.arange(groups)
         inputs["load__enable"][turns] = 1
         inputs["load__address"][turns] = 8 * np.arange(groups)
         inputs["load__count"][turns] = 8
@@ -154,17 +159,27 @@ class Run:
                 config, failing, len(program), 15)
         if stop is not None:
             inputs["stop"][loading + stop:] = 1
-        outputs = run_vectors(Bench(config=config), inputs)
-        self.outputs = {name: values[loading:] for name, values in outputs.items()}
-        rows, columns = config.rows, config.column_lanes
-        for name, count in (("vector", rows), ("weights", columns)):
-            self.outputs[name] = np.ascontiguousarray(self.outputs[name]).view(
-                np.uint16).reshape(length, -1)[:, :count]
+        self.inputs = inputs
         self.cycles = length
-        self.inputs = {name: values[loading:] for name, values in inputs.items()}
+        self.outputs: dict[str, np.ndarray] = {}
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.outputs[name].astype(np.int64)
+
+
+def simulate(runs: list[Run]) -> list[Run]:
+    """Simulate the runs, one after the other on one bench; returns them."""
+    config = runs[0].config
+    outputs = run_vectors(Bench(config=config), {
+        name: np.concatenate([run.inputs[name] for run in runs]) for name in runs[0].inputs})
+    for name, count in (("vector", config.rows), ("weights", config.column_lanes)):
+        words = np.ascontiguousarray(outputs[name])
+        outputs[name] = words.view(np.uint16).reshape(len(words), -1)[:, :count]
+    end = 0
+    for run in runs:
+        begin, end = end + run.loading, end + run.loading + run.cycles
+        run.outputs = {name: values[begin:end] for name, values in outputs.items()}
+    return runs
 
 
 def window(instruction: Instruction) -> np.ndarray:
@@ -293,11 +308,11 @@ def test_random_instructions(config, rng):
         if i and rng.random() < 0.5:
             arrivals[i] = probe.begin + int(rng.integers(-config.rows, 40))
         probe.feed(instruction, max(arrivals[i], 0))
-    run = Run(config, machine, program, arrivals)
+    run, = simulate([Run(config, machine, program, arrivals)])
     compare(run, expect(run, machine, program))
     assert not run["fault"].any()
     # Taken exactly when predicted, known to be busy until the last one retires.
-    offered = run.inputs["instructions__valid"].astype(int)
+    offered = run.inputs["instructions__valid"][run.loading:].astype(int)
     taken = np.flatnonzero(run["instructions__ready"] & offered)
     assert taken.tolist() == [t for _, t, _, _ in run.plan]
     cycles = np.arange(run.cycles)[:, None]
@@ -313,21 +328,22 @@ def test_random_instructions(config, rng):
 
 
 @CONFIGS
-@pytest.mark.parametrize("more", [-1, 0, 1])
-def test_no_cycle_is_lost(config, more, rng):
+def test_no_cycle_is_lost(config, rng):
     """Back to back, at and beside the smallest tile that fills the array, in all precisions."""
     machine = loaded(config, rng)
-    count = config.minimum_tile_period + more
-    program = [random_instruction(config, rng, precision=p, activation_signed=0, weight_signed=0,
-                                  accumulate=0, accumulator=0, count_0=1, count_1=1, count_2=count,
-                                  stride_2=3, address=8)
-               for p in (*config.formats, *config.formats)]
-    run = Run(config, machine, program, [0] * len(program))
-    compare(run, expect(run, machine, program))
-    tiles = sum(-(-i["depth"] // config.rows) for i in program)
-    swaps = np.flatnonzero(run["swap"] & run["valid"])
-    assert len(swaps) == tiles
-    assert (np.diff(swaps) == max(count, config.minimum_tile_period)).all()
+    programs = [
+        [random_instruction(config, rng, precision=p, activation_signed=0, weight_signed=0,
+                            accumulate=0, accumulator=0, count_0=1, count_1=1, count_2=count,
+                            stride_2=3, address=8)
+         for p in (*config.formats, *config.formats)]
+        for count in range(config.minimum_tile_period - 1, config.minimum_tile_period + 2)]
+    runs = simulate([Run(config, machine, program, [0] * len(program)) for program in programs])
+    for run, program in zip(runs, programs, strict=True):
+        compare(run, expect(run, machine, program))
+        swaps = np.flatnonzero(run["swap"] & run["valid"])
+        assert len(swaps) == sum(-(-i["depth"] // config.rows) for i in program)
+        period = max(program[0]["count_2"], config.minimum_tile_period)
+        assert (np.diff(swaps) == period).all()
 
 
 @CONFIGS
@@ -340,7 +356,7 @@ def test_accumulators_are_not_met_early(config, rng):
         program.append(random_instruction(config, rng, accumulate=1, accumulator=first, depth=3,
                                           count_0=1, count_1=count, count_2=1, weights=0,
                                           address=0, stride_1=1))
-    run = Run(config, machine, program, [0] * len(program))
+    run, = simulate([Run(config, machine, program, [0] * len(program))])
     compare(run, expect(run, machine, program))
     seen: dict[int, int] = {}
     for cycle in np.flatnonzero(run["valid"]):
@@ -352,13 +368,13 @@ def test_accumulators_are_not_met_early(config, rng):
 
 def faults(config: CoreConfig) -> list[tuple[Cause, dict[str, int]]]:
     slots, lines, depth = config.activation_slots, config.weight_lines, config.accumulator_depth
-    good = dict(precision=Precision.INT4, depth=2 * config.rows + 1, run_length=5, run_pitch=13,
+    good = dict(precision=Precision.INT4, depth=2 * config.rows + 3, run_length=5, run_pitch=13,
                 count_0=2, count_1=2, count_2=3, stride_0=8, stride_1=4, stride_2=1)
     cases = [
         (Cause.MISALIGNED_ADDRESS, dict(run_pitch=14)),
-        (Cause.NONE, dict(run_pitch=14, run_length=2 * config.rows + 1)),
-        (Cause.WEIGHT_RANGE, dict(weights=lines - 2 * config.rows)),
-        (Cause.NONE, dict(weights=lines - 2 * config.rows - 1)),
+        (Cause.NONE, dict(run_pitch=14, run_length=2 * config.rows + 3)),
+        (Cause.WEIGHT_RANGE, dict(weights=lines - 2 * config.rows - 2)),
+        (Cause.NONE, dict(weights=lines - 2 * config.rows - 3)),
         (Cause.WEIGHT_RANGE, dict(weights=(1 << 20) - 1, depth=(1 << 16) - 1, run_pitch=5)),
         (Cause.WEIGHT_RANGE, dict(depth=(1 << 16) - 1, run_length=(1 << 16) - 1)),
         (Cause.ACCUMULATOR_RANGE, dict(accumulator=depth - 11)),
@@ -390,22 +406,28 @@ def faults(config: CoreConfig) -> list[tuple[Cause, dict[str, int]]]:
 @CONFIGS
 def test_faults(config, rng):
     machine = loaded(config, rng)
+    cases = []
     for cause, values in faults(config):
         bad = Instruction("MATMUL", **values)
         assert check(config, {}, bad) is cause, values
         before = [random_instruction(config, rng) for _ in range(2)]
         if cause is Cause.NONE:
-            run = Run(config, machine, [*before, bad], [0] * 3)
+            cases.append((cause, [*before, bad], Run(config, machine, [*before, bad], [0] * 3)))
+        else:
+            run = Run(config, machine, before, [0] * 2, failing=bad, tail=400)
+            cases.append((cause, before, run))
+    simulate([run for _, _, run in cases])
+    for cause, program, run in cases:
+        expected = expect(run, machine, program)
+        if cause is Cause.NONE:
             assert not run["fault"].any()
-            compare(run, expect(run, machine, [*before, bad]))
+            compare(run, expected)
             continue
-        run = Run(config, machine, before, [0] * 2, failing=bad, tail=400)
         found = np.flatnonzero(run["fault"])
-        assert len(found) == 1, (cause, values)
-        assert Cause(run["fault_cause"][found[0]]) is cause, values
+        assert len(found) == 1, cause
+        assert Cause(run["fault_cause"][found[0]]) is cause
         assert run["fault_index"][found[0]] == 2
         # What came before is whole; of the bad one nothing unsafe came, and nothing after it.
-        expected = expect(run, machine, before)
         until = np.flatnonzero(expected["last"])[-1] + 1
         for name in ("valid", "address", "swap"):
             np.testing.assert_array_equal((run[name] * run["valid"])[:until],
@@ -422,9 +444,11 @@ def test_stop(rng):
     config = SMALL_NANO
     machine = loaded(config, rng)
     program = [random_instruction(config, rng) for _ in range(20)]
-    whole = Run(config, machine, program, [0] * len(program))
-    for stop in rng.integers(1, whole.plan[-1][3], 12).tolist():
-        run = Run(config, machine, program, [0] * len(program), stop=stop)
+    offers = [0] * len(program)
+    whole, = simulate([Run(config, machine, program, offers)])
+    stops = rng.integers(1, whole.plan[-1][3], 12).tolist()
+    runs = simulate([Run(config, machine, program, offers, stop=stop) for stop in stops])
+    for stop, run in zip(stops, runs, strict=True):
         assert (run["valid"][:stop] == whole["valid"][:stop]).all()
         assert not run["valid"][stop + VECTOR_LATENCY:].any()
         assert not run["instructions__ready"][stop + 1:].any()
