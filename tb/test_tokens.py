@@ -49,7 +49,7 @@ def conflicts(program, config):
         for access in accesses(instruction, config) if instruction.unit else []:
             sets.setdefault((access.memory, access.write), set()).update(access.words.tolist())
         touched.append(sets)
-    for j, i in ((j, i) for j in range(len(program)) for i in range(j)):
+    for i, j in itertools.combinations(range(len(program)), 2):
         if program[i].unit is program[j].unit:
             continue
         for (memory, write), words in touched[i].items():

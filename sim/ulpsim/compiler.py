@@ -1,8 +1,10 @@
 """From a network to a program for the core.
 
 Activations never leave the scratchpad: images are loaded, results stored, and between them each
-chain (see `fusion`) is computed tile by tile, a MATMUL into one half of the accumulators while
-SPECIAL drains the other half. Weights and column parameters are kept where they fit and loaded
+chain (see `fusion`) is computed tile by tile, a MATMUL into one part of the accumulators while
+SPECIAL drains another. Where there is room, the first chains of an image are computed beside the
+last ones of the image before: layers that keep the array busy and layers that keep SPECIAL busy
+then fill each other's gaps. Weights and column parameters are kept where they fit and loaded
 ahead of their use where they do not. Small layers take several images at a time, so that the
 array need not change its weights too often.
 
@@ -32,7 +34,9 @@ __all__ = ["CompileError", "Compiled", "compile_network"]
 #: Images in a program, if the caller leaves the choice.
 _BATCHES = (16, 8, 4, 2, 1)
 #: Vectors that a MATMUL should have at least, in periods of a tile; less where memory is short.
-_PERIODS = (4, 2, 1, 0)
+_PERIODS = (2, 1, 0)
+#: Parts that the accumulators are cut into, a tile in each; fewer for large windows.
+_BUFFERS = (3, 2, 1)
 #: Pieces of weights or parameters that are loaded ahead of the one in use.
 _AHEAD = 4
 #: Slots of one column of parameters.
@@ -127,13 +131,15 @@ def compile_network(network: Network, config: CoreConfig, batch: int | None = No
         raise ValueError(f"batch must be a positive integer, not {batch!r}")
     fused = fuse(network)
     _check_formats(fused, config)
+    batches = _BATCHES if batch is None else (batch,)
     error: CompileError | None = None
-    for size in _BATCHES if batch is None else (batch,):
-        for periods in _PERIODS:
-            try:
-                return _Compiler(fused, config, size, periods).compile()
-            except CompileError as refused:
-                error = refused
+    for overlap, size, periods in itertools.product((True, False), batches, _PERIODS):
+        if overlap and min(size, len(fused.chains)) < 2:
+            continue
+        try:
+            return _Compiler(fused, config, size, periods, overlap).compile()
+        except CompileError as refused:
+            error = refused
     assert error is not None
     raise error
 
@@ -189,6 +195,18 @@ class _Step:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Item:
+    """One tile of one tile of columns: its MATMULs and the SPECIAL, that share accumulators.
+
+    `cycles` says about how long they take, the one beside the other.
+    """
+
+    steps: list[_Step]
+    accumulators: int
+    cycles: int
+
+
+@dataclasses.dataclass(frozen=True)
 class _Tile:
     """Outputs whose accumulators fit: images, then rows and columns of the pooled result."""
 
@@ -203,12 +221,15 @@ class _Tile:
 class _Compiler:
     """One attempt: a batch and a wish for the length of MATMULs."""
 
-    def __init__(self, fused: Fused, config: CoreConfig, batch: int, periods: int) -> None:
+    def __init__(self, fused: Fused, config: CoreConfig, batch: int, periods: int,
+                 overlap: bool) -> None:
         self.fused, self.config, self.batch = fused, config, batch
+        self.front = self._front() if overlap else len(fused.chains)
+        self.buffers = self._buffers()
         self.groups = self._groups(periods)
         self.layouts = self._layouts()
         self.parameters = bytearray()
-        self.half = 0
+        self.buffer = 0
 
     def compile(self) -> Compiled:
         fused, config = self.fused, self.config
@@ -216,9 +237,9 @@ class _Compiler:
         self.columns = [self._columns(chain) for chain in fused.chains]
         steps = [_Step(name, fill) for name, layout in self.layouts.items()
                  for fill in layout.fills()]
-        for image in range(self.batch):
-            steps += self._loads(image)
-            steps += self._image(image)
+        for iteration in range(self.batch + (self.front < len(fused.chains))):
+            steps += self._loads(iteration)
+            steps += self._iteration(iteration)
         steps = self._with_pieces(steps)
         steps.append(_Step("", Instruction("HALT")))
         if len(steps) > config.program_length:
@@ -246,7 +267,28 @@ class _Compiler:
     def _image_bytes(self, tensor: Tensor) -> int:
         return tensor.shape[0] * _bus_row(tensor, self.config) * SLOT_BYTES
 
-    # --- how many images at a time, and where tensors lie
+    # --- what is computed beside what, how many images at a time, and where tensors lie
+
+    def _front(self) -> int:
+        """How many of the chains are about half of the work."""
+        config, work = self.config, []
+        for chain in self.fused.chains:
+            tensor = self.fused.tensors[chain.source]
+            tiles = -(-math.prod(chain.kernel) * tensor.pixel_slots // config.rows)
+            products = tiles * math.prod(chain.convolution_shape[:2])
+            elements = config.phases * math.prod(chain.shape[:2]) * math.prod(chain.window)
+            work.append(-(-len(chain.weights) // VECTOR) * (products + elements))
+        return min(range(1, len(work)), key=lambda n: abs(2 * sum(work[:n]) - sum(work)))
+
+    def _buffers(self) -> int:
+        """Parts of the accumulators, each large enough for any window."""
+        depth = self.config.accumulator_depth
+        largest = max(self.fused.chains, key=lambda chain: math.prod(chain.window))
+        window = math.prod(largest.window)
+        if window > depth:
+            raise CompileError(largest.name, f"a window of {window} needs as many accumulators; "
+                               f"the core has {depth}")
+        return next(n for n in _BUFFERS if window <= depth // n)
 
     def _groups(self, periods: int) -> list[int]:
         """Images that each chain takes at a time: divisors of the batch that never fall."""
@@ -263,13 +305,20 @@ class _Compiler:
     def _layouts(self) -> dict[str, TensorLayout]:
         fused, network = self.fused, self.fused.network
         copies = dict.fromkeys(fused.tensors, 1)
-        for chain, group in zip(fused.chains, self.groups, strict=True):
+        written_in_front = {network.input_name} | {c.name for c in fused.chains[:self.front]}
+        crossing = set()
+        for index, (chain, group) in enumerate(zip(fused.chains, self.groups, strict=True)):
             for name in (chain.name, chain.source, chain.residual):
                 if name is not None:
                     copies[name] = max(copies[name], group)
+                    if index >= self.front and name in written_in_front:
+                        crossing.add(name)
+        # What one part still reads while the other writes the next images.
+        for name in crossing:
+            copies[name] = min(2 * copies[name], self.batch)
         doubled = dict(copies)
-        if copies[network.input_name] < self.batch:
-            doubled[network.input_name] *= 2
+        if network.input_name not in crossing:
+            doubled[network.input_name] = min(2 * copies[network.input_name], self.batch)
         for attempt in (doubled, copies):
             layouts, address = {}, 0
             for name, tensor in fused.tensors.items():
@@ -346,49 +395,54 @@ class _Compiler:
 
     # --- the work
 
-    def _image(self, image: int) -> Iterator[_Step]:
-        """Everything that can be done once an image is there."""
-        network = self.fused.network
-        for index, group in enumerate(self.groups):
-            if (image + 1) % group == 0:
-                yield from self._chain(index, image + 1 - group, group)
+    def _iteration(self, iteration: int) -> Iterator[_Step]:
+        """The front chains of one image side by side with the others of the image before it."""
+        front, back = range(self.front), range(self.front, len(self.groups))
+        items = _interleaved(self._items(front, iteration), self._items(back, iteration - 1))
+        for item in items:
+            # Tiles take turns at the parts of the accumulators.
+            self.buffer = (self.buffer + 1) % self.buffers
+            for step in item.steps:
+                step.instruction.values["accumulator"] = self.buffer * self._capacity()
+            yield from item.steps
+        image = iteration - (1 if back else 0)
         group = self.groups[-1]
-        if (image + 1) % group == 0:
-            yield from self._stores(self.layouts[network.output_name], image + 1 - group, group)
+        if image >= 0 and (image + 1) % group == 0:
+            layout = self.layouts[self.fused.network.output_name]
+            yield from self._stores(layout, image + 1 - group, group)
 
-    def _chain(self, index: int, image: int, images: int) -> Iterator[_Step]:
+    def _items(self, chains: Sequence[int], image: int) -> list[_Item]:
+        """What some chains can do once an image is there."""
+        items = []
+        if 0 <= image < self.batch:
+            for index in chains:
+                group = self.groups[index]
+                if (image + 1) % group == 0:
+                    items += self._chain(index, image + 1 - group, group)
+        return items
+
+    def _chain(self, index: int, image: int, images: int) -> Iterator[_Item]:
         chain = self.fused.chains[index]
         tiles = list(self._tiles(chain, image, images))
         columns = range(len(self.columns[index]))
         # Weights that stay are used column by column in turn: the next layer's first rows are
         # ready early. Others are used up before the next ones come.
-        if self._stays(index):
+        if self._all_weights() <= self.config.weight_lines:
             order = [(tile, column) for tile in tiles for column in columns]
         else:
             order = [(tile, column) for column in columns for tile in tiles]
         for tile, column in order:
-            yield from self._tile(chain, index, tile, column)
-
-    def _stays(self, index: int) -> bool:
-        return sum(len(p) for p in self.products[index]) > 0 and self._all_weights() \
-            <= self.config.weight_lines
+            yield self._item(chain, index, tile, column)
 
     def _all_weights(self) -> int:
         return sum(p.piece.size for chain in self.products for tile in chain for p in tile)
 
-    def _capacity(self, chain: Chain) -> int:
-        """Accumulators of a tile: half of them, all if a window needs more."""
-        window = math.prod(chain.window)
-        capacity = self.config.accumulator_depth // 2
-        if window > capacity:
-            capacity = self.config.accumulator_depth
-        if window > capacity:
-            raise CompileError(chain.name, f"a window of {window} needs as many accumulators; "
-                               f"the core has {capacity}")
-        return min(capacity, _MOST_COUNT)
+    def _capacity(self) -> int:
+        """Accumulators of a tile."""
+        return min(self.config.accumulator_depth // self.buffers, _MOST_COUNT)
 
     def _tiles(self, chain: Chain, image: int, images: int) -> Iterator[_Tile]:
-        capacity = self._capacity(chain)
+        capacity = self._capacity()
         height, width = chain.shape[:2]
 
         def extent(axis: int, places: int) -> int:
@@ -410,32 +464,27 @@ class _Compiler:
                 for column, column_count in column_parts:
                     yield _Tile(image + first, count, row, row_count, column, column_count)
 
-    def _tile(self, chain: Chain, index: int, tile: _Tile, column: int) -> Iterator[_Step]:
-        """One tile of one tile of columns: its MATMULs and the SPECIAL."""
+    def _item(self, chain: Chain, index: int, tile: _Tile, column: int) -> _Item:
         source, target = self.layouts[chain.source], self.layouts[chain.name]
         (stride_y, stride_x), (step_y, step_x) = chain.stride, chain.pool_stride
         rows = (tile.rows - 1) * step_y + chain.window[0]
         columns = (tile.columns - 1) * step_x + chain.window[1]
         top, left = tile.row * step_y, tile.column * step_x
-        accumulator = self.half * (self.config.accumulator_depth // 2)
-        if tile.images * rows * columns > self.config.accumulator_depth // 2:
-            accumulator = 0
-        self.half ^= 1
         precision = chain.weight_format.precision
         first = source.slot(tile.image, top * stride_y - chain.padding[0],
                             left * stride_x - chain.padding[1])
+        steps, label = [], chain.layers[0]
         for i, product in enumerate(self.products[index][column]):
-            yield _Step(chain.layers[0], Instruction(
+            steps.append(_Step(label, Instruction(
                 "MATMUL", precision=precision,
                 activation_signed=_signed(source.tensor.stored.format),
                 weight_signed=_signed(chain.weight_format), accumulate=int(i > 0),
                 depth=product.piece.size, address=first + product.first,
                 run_length=product.run_length,
                 run_pitch=product.run_pitch if product.piece.size > product.run_length else 0,
-                accumulator=accumulator,
                 **_loops("count_{}", "stride_{}", (
                     (tile.images, source.image_pitch), (rows, stride_y * source.row_pitch),
-                    (columns, stride_x * source.tensor.pixel_slots)))), product.piece)
+                    (columns, stride_x * source.tensor.pixel_slots)))), product.piece))
         values = {}
         if chain.residual is not None:
             residual = self.layouts[chain.residual]
@@ -453,10 +502,10 @@ class _Compiler:
                     (chain.window[0], residual.row_pitch),
                     (chain.window[1], residual.tensor.pixel_slots)))}
         kind = chain.output.format
-        yield _Step(chain.layers[0], Instruction(
+        steps.append(_Step(label, Instruction(
             "SPECIAL", float_accumulator=int(precision.is_float), relu=int(chain.relu),
             clip=int(chain.clip), pool=chain.pool, output_precision=kind.precision,
-            output_signed=_signed(kind), accumulator=accumulator,
+            output_signed=_signed(kind),
             window_0=chain.window[0], window_1=chain.window[1],
             address=target.slot(tile.image, tile.row, tile.column)
             + column * VECTOR // kind.precision.per_slot,
@@ -467,7 +516,13 @@ class _Compiler:
                 (tile.images, rows * columns), (tile.rows, step_y * columns),
                 (tile.columns, step_x))),
             **_loops("", "window_stride_{}", ((chain.window[0], columns), (chain.window[1], 1))),
-            **values), self.columns[index][column])
+            **values), self.columns[index][column]))
+        config, vectors = self.config, tile.images * rows * columns
+        tiles = sum(-(-product.piece.size // config.rows)
+                    for product in self.products[index][column])
+        windows = tile.images * tile.rows * tile.columns * math.prod(chain.window)
+        return _Item(steps, vectors, tiles * max(vectors, config.minimum_tile_period)
+                     + windows * config.phases)
 
     # --- moving data
 
@@ -490,12 +545,13 @@ class _Compiler:
         layout = self.layouts[name]
         tensor, height = layout.tensor, layout.tensor.shape[0]
         row_bytes = _bus_row(tensor, self.config) * SLOT_BYTES
-        group = max(g for c, g in zip(self.fused.chains, self.groups, strict=True)
-                    if name in (c.source, c.residual))
+        readers = [i for i, c in enumerate(self.fused.chains) if name in (c.source, c.residual)]
+        group = max(self.groups[i] for i in readers)
+        later = int(max(readers) >= self.front)
         for image in range(self.batch):
             # The image whose place this one takes is last read at the end of its group.
             before = image - layout.copies
-            free = before // group * group + group if before >= 0 else 0
+            free = before // group * group + group + later if before >= 0 else 0
             if max(image - 1, free, 0) == iteration:
                 yield _Step(name, Instruction(
                     "LOAD", target=Target.ACTIVATIONS, segment=Segment.INPUT,
@@ -598,6 +654,18 @@ def _place(uses: Sequence[tuple[int, _Piece]], size: int,
                     if _overlap(other, load.address, load.piece.size)), default=0)
         load.place = max(ahead, free, loads[i - 1].place if i else 0)
     return loads, addresses
+
+
+def _interleaved(first: Sequence[_Item], second: Sequence[_Item]) -> Iterator[_Item]:
+    """Both in their own order, so that they come to their ends together."""
+    lists = [list(first), list(second)]
+    totals = [max(1, sum(item.cycles for item in items)) for items in lists]
+    done = [0.0, 0.0]
+    while any(lists):
+        choice = min((i for i in range(2) if lists[i]), key=lambda i: done[i])
+        item = lists[choice].pop(0)
+        done[choice] += item.cycles / totals[choice]
+        yield item
 
 
 def _overlap(load: _Load, address: int, size: int) -> bool:

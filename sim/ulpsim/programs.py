@@ -126,7 +126,7 @@ def _work(program: list[Instruction], config: CoreConfig) -> int:
 
 
 def random_codes(rng: np.random.Generator, kind: Format, shape: Any) -> NDArray[np.int64]:
-    """Codes of a format: any, or, for FP16, mostly of magnitudes near one with some at the edges."""
+    """Codes of a format: any; of FP16 mostly magnitudes near one, at times with a few edges."""
     if not kind.precision.is_float:
         return rng.integers(kind.lowest, kind.highest + 1, shape)
     codes = rng.integers(0, 2, shape) << 15 | rng.integers(26, 36, shape) << 9 \
@@ -159,7 +159,7 @@ class _NetworkWriter:
 
     def write(self) -> Network:
         rng = self.rng
-        shape = tuple(int(n) for n in rng.integers(1, 10, 2)) + (int(rng.integers(1, 20)),)
+        shape = (*(int(n) for n in rng.integers(1, 10, 2)), int(rng.integers(1, 20)))
         kind = self.format()
         image = {"name": "image", "height": shape[0], "width": shape[1], "channels": shape[2],
                  "format": kind.name, "step": 1.0}
