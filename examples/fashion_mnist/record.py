@@ -42,19 +42,21 @@ def measure(
     }
 
 
-def write(path: Path, folder: Path, epochs: dict[str, int]) -> dict[str, Any]:
+def write(path: Path, folder: Path) -> dict[str, Any]:
     """Gather the accuracies of all exported files of `folder` into `path`."""
     variants: dict[str, Any] = {}
     for variant in VARIANTS:
         results: dict[str, float] = {}
+        epochs: dict[str, int] = {}
         size = 0
         for file in sorted(folder.glob(f"fashion-{variant}*.json")):
             description, arrays = load(file)
             results[str(description["seed"])] = description["accuracy"]["exported"]
+            epochs[str(description["seed"])] = description["epochs"]
             size = parameter_bytes(description, arrays)
         if results:
             variants[variant] = {
-                "epochs": epochs[variant],
+                "epochs": epochs,
                 "accuracy": results,
                 "mean": round(float(np.mean(list(results.values()))), 3),
                 "parameter_bytes": size,
