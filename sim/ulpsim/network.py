@@ -259,14 +259,15 @@ def _written(stored: Stored) -> dict[str, Any]:
     return {"format": stored.format.name, "step": stored.step}
 
 
-def _check_keys(where: str, entry: Any, required: Sequence[str], known: Sequence[str]) -> None:
+def _check_keys(where: str, entry: Any, required: Sequence[str],
+                known: Sequence[str] | None = None) -> None:
     if not isinstance(entry, Mapping):
         raise NetworkError(f"{where} must be an object with keys, not {entry!r}")
     for key in required:
         if key not in entry:
             raise NetworkError(f"{where} must have the key {key!r}")
     for key in entry:
-        if key not in known:
+        if known is not None and key not in known:
             raise NetworkError(f"{where} has no key {key!r}; it has {', '.join(known)}")
 
 
@@ -306,12 +307,12 @@ def _stored(where: str, entry: Any) -> Stored:
 
 
 def _layer(entry: Any, arrays: Mapping[str, ArrayLike]) -> Layer:
-    _check_keys("a layer", entry, ("name", "op"), tuple(entry))
+    _check_keys("a layer", entry, ("name", "op"))
     name, op = entry["name"], entry["op"]
     if not isinstance(name, str) or not name:
         raise NetworkError(f"a layer's name must be a string, not {name!r}")
     where = f"layer {name!r}"
-    if op not in OPERATORS:
+    if not isinstance(op, str) or op not in OPERATORS:
         raise NetworkError(f"{where}: op must be one of {', '.join(OPERATORS)}, not {op!r}")
     operator = OPERATORS[op]
     source = "input" if operator.inputs == 1 else "inputs"
