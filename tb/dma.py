@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import ulpcore
 from amaranth.hdl import Cat, ClockSignal, Instance, Module, ResetInserter, ResetSignal, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -51,8 +52,7 @@ def run_bench(module: str, testcases: Sequence[str], config: str, folder: Path, 
     text, elements = generate(Bench(config=CONFIGS[config], memory=memory), name="top")
     sources = {"top.v": text}
     if memory:
-        here = Path(__file__).parent
-        sources["memory.v"] = (here / "memory.v").read_text()
+        sources["memory.v"] = (Path(ulpcore.__file__).parent / "memory.v").read_text()
         (folder / "memory.hex").write_text("\n".join(f"{w:08x}" for w in memory_image()) + "\n")
     ran = run_cocotb(sources, top="top", module=module, elements=elements, testcase=list(testcases),
                      environment={"BENCH_CONFIG": config}, search=[Path(__file__).parent],
@@ -133,6 +133,8 @@ class Bench(wiring.Component):
             ports = {}
             for bus in (load.bus, store.bus):
                 for (port,), member, value in bus.signature.flatten(bus):
+                    if port[2:] in ("cache", "prot"):
+                        continue
                     ports[f"{'i' if member.flow == Out else 'o'}_{port}"] = value
             m.submodules.memory = Instance(
                 "memory", p_WORDS=MEMORY_WORDS, i_clk=ClockSignal(), i_rst=ResetSignal(),

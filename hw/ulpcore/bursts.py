@@ -43,6 +43,22 @@ class Bursts(wiring.Component):
         None is under way.
     """
 
+    begin: Signal
+    first: Signal
+    rows: Signal
+    row_beats: Signal
+    pitch: Signal
+    stop: Signal
+    address: Signal
+    length: Signal
+    valid: Signal
+    ready: Signal
+    issue: Signal
+    beats: Signal
+    done: Signal
+    idle: Signal
+    quiet: Signal
+
     def __init__(self, *, burst_beats: int, outstanding: int) -> None:
         if burst_beats not in [1 << i for i in range(9)]:
             raise ValueError(f"burst_beats must be a power of two up to 256, not {burst_beats!r}")

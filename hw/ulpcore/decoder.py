@@ -1,5 +1,7 @@
 """The RTL decoder, generated from the instruction table `ulpsim.isa.INSTRUCTIONS`."""
 
+from typing import Any
+
 from amaranth.hdl import Cat, Module, Signal, Value, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -86,6 +88,17 @@ class Decoder(wiring.Component):
     load, execute, special, store : Out(unit_layout(...))
         The instruction for each unit; of meaning only for the unit in `units`.
     """
+
+    word: Signal
+    index: Signal
+    legal: Signal
+    halt: Signal
+    units: Signal
+    wait: Any
+    load: Any
+    execute: Any
+    special: Any
+    store: Any
 
     def __init__(self, *, config: CoreConfig) -> None:
         self.config = config

@@ -11,8 +11,9 @@ class Extent(wiring.Component):
     """first + (rows - 1) * pitch + length, a bit of `rows` a cycle with a single adder.
 
     `done` is high for one cycle, `latency` cycles after `start`. `rows` is taken with `start`; the
-    other operands must hold from the cycle after it until `done`. The sum has one bit more than the operands and saturates: a
-    value of 2**width or more means "beyond everything that can be addressed".
+    other operands must hold from the cycle after it until `done`. The sum has one bit more than
+    the operands and saturates: a value of 2**width or more means "beyond everything that can be
+    addressed".
 
     Parameters
     ----------
@@ -22,6 +23,14 @@ class Extent(wiring.Component):
 
     ROWS_WIDTH = 16
     latency = ROWS_WIDTH + 3
+
+    start: Signal
+    rows: Signal
+    pitch: Signal
+    first: Signal
+    length: Signal
+    end: Signal
+    done: Signal
 
     def __init__(self, *, width: int) -> None:
         if not isinstance(width, int) or width < 1:

@@ -1,5 +1,7 @@
 """The load unit: LOAD and FILL, and the fetch of the program."""
 
+from typing import Any
+
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -7,8 +9,8 @@ from amaranth.utils import exact_log2
 from ulpsim.config import CoreConfig
 from ulpsim.isa import OPCODES, Cause, Segment, Target, Unit
 
-from .bus import AXI4Read, Response, fixed_read
 from .bursts import Bursts
+from .bus import AXI4Read, Response, fixed_read
 from .decoder import index_width, unit_layout
 from .extent import Extent
 
@@ -65,6 +67,32 @@ class Load(wiring.Component):
         Write of 128 bits of the instruction memory, in which an instruction is four of them.
     """
 
+    instructions: Any
+    fetch: Any
+    retired: Signal
+    retired_post: Signal
+    fault: Signal
+    fault_cause: Signal
+    fault_index: Signal
+    busy: Signal
+    stop: Signal
+    fetched: Signal
+    quiet: Signal
+    phase: Signal
+    data: Signal
+    activation_enable: Signal
+    activation_address: Signal
+    activation_count: Signal
+    weight_enable: Signal
+    weight_line: Signal
+    parameter_enable: Signal
+    parameter_line: Signal
+    parameter_data: Signal
+    program_enable: Signal
+    program_address: Signal
+    bus: Any
+    segments: Any
+
     def __init__(self, *, config: CoreConfig) -> None:
         self.config = config
         self.group_bits = group_slots * 16
@@ -106,7 +134,7 @@ class Load(wiring.Component):
         m.submodules.bursts = bursts = Bursts(burst_beats=config.burst_beats,
                                               outstanding=config.outstanding_reads)
 
-        instruction = Signal.like(self.instructions.payload)
+        instruction: Any = Signal.like(self.instructions.payload)
         fetching = Signal()
         checking = Signal()
         running = Signal()
@@ -140,7 +168,7 @@ class Load(wiring.Component):
             ]
             m.d.comb += begin.eq(1)
 
-        segment = Signal(SegmentBounds)
+        segment: Any = Signal(SegmentBounds)
         m.d.comb += [
             segment.eq(self.segments[instruction.segment]),
             source.rows.eq(self.instructions.payload.rows),
@@ -284,11 +312,11 @@ class Load(wiring.Component):
         ]
         return m
 
-    def _fail(self, m: Module, failed: Signal, cause: Value, instruction: data.View) -> None:
+    def _fail(self, m: Module, failed: Signal, cause: Value, instruction: Any) -> None:
         m.d.sync += [failed.eq(1), self.fault.eq(1), self.fault_cause.eq(cause),
                      self.fault_index.eq(instruction.index)]
 
-    def _check(self, m: Module, instruction: data.View, fill: Value, segment: data.View,
+    def _check(self, m: Module, instruction: Any, fill: Value, segment: Any,
                source_end: Value, destination_end: Value) -> Signal:
         """The first rule that the instruction breaks."""
         config = self.config

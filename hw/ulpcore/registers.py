@@ -1,5 +1,7 @@
 """The host's view of the core: an AXI4-Lite slave over the table `ulpsim.registers.REGISTERS`."""
 
+from typing import Any
+
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -31,6 +33,21 @@ class Registers(wiring.Component):
     busy, done, fault, fault_cause, fault_index, cycles
         From the sequencer. `done` and `fault` are pulses.
     """
+
+    bus: Any
+    interrupt: Signal
+    start: Signal
+    reset: Signal
+    program_address: Signal
+    program_length: Signal
+    watchdog: Signal
+    busy: Signal
+    done: Signal
+    fault: Signal
+    fault_cause: Signal
+    fault_index: Signal
+    cycles: Signal
+    segments: Any
 
     def __init__(self, *, config: CoreConfig) -> None:
         self.config = config

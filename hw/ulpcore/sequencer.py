@@ -1,5 +1,7 @@
 """The sequencer: fetches a program, hands its instructions out, and ends the run."""
 
+from typing import Any
+
 from amaranth.hdl import Array, Cat, Module, Mux, ResetInserter, Signal, unsigned
 from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -33,7 +35,7 @@ class UnitPort(wiring.Signature):
         })
 
 
-def connect_unit(m: Module, port: wiring.PureInterface, unit: wiring.Component) -> None:
+def connect_unit(m: Module, port: Any, unit: Any) -> None:
     """Connect a `UnitPort` to the members of the same names of a unit."""
     m.d.comb += [
         unit.instructions.payload.eq(port.instructions.payload),
@@ -65,8 +67,8 @@ class Sequencer(wiring.Component):
     - HALT: `done` when it has been reached, all queues and heads are empty and no unit is busy.
 
     Faults are those of the units, and ILLEGAL_INSTRUCTION (with the place of the word),
-    PROGRAM_LENGTH (no instructions, more than the memory holds, or no HALT: with the place after the
-    last), TOKEN_OVERFLOW (the poster), DEADLOCK (nothing moves: the earliest of the heads) and
+    PROGRAM_LENGTH (no instructions, more than the memory holds, or no HALT: with the place after
+    the last), TOKEN_OVERFLOW (the poster), DEADLOCK (nothing moves: the earliest of the heads) and
     WATCHDOG (the lowest busy unit's instruction). The first one wins, of several in one cycle
     the first in this order. It stops all units, is latched, and is reported when no burst is under
     way. `reset` stops in the same manner and ends in a cycle of `clear`.
@@ -97,6 +99,29 @@ class Sequencer(wiring.Component):
         To and from the load unit.
     load, execute, special, store : Out(UnitPort)
     """
+
+    start: Signal
+    reset: Signal
+    program_address: Signal
+    program_length: Signal
+    watchdog: Signal
+    busy: Signal
+    done: Signal
+    fault: Signal
+    fault_cause: Signal
+    fault_index: Signal
+    cycles: Signal
+    clear: Signal
+    quiet: Signal
+    fetched: Signal
+    program_enable: Signal
+    program_write_address: Signal
+    data: Signal
+    fetch: Any
+    load: Any
+    execute: Any
+    special: Any
+    store: Any
 
     def __init__(self, *, config: CoreConfig) -> None:
         self.config = config

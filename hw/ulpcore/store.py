@@ -1,5 +1,7 @@
 """The store unit."""
 
+from typing import Any
+
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -53,6 +55,23 @@ class Store(wiring.Component):
         Its data, 3 cycles later.
     """
 
+    instructions: Any
+    retired: Signal
+    retired_post: Signal
+    fault: Signal
+    fault_cause: Signal
+    fault_index: Signal
+    busy: Signal
+    stop: Signal
+    quiet: Signal
+    phase: Signal
+    activation_enable: Signal
+    activation_address: Signal
+    activation_count: Signal
+    activation_data: Signal
+    bus: Any
+    segments: Any
+
     def __init__(self, *, config: CoreConfig) -> None:
         self.config = config
         super().__init__({
@@ -85,14 +104,14 @@ class Store(wiring.Component):
         m.submodules.lengths = lengths = fifo.SyncFIFO(width=len(bursts.beats),
                                                        depth=OUTSTANDING_WRITES)
 
-        instruction = Signal.like(self.instructions.payload)
+        instruction: Any = Signal.like(self.instructions.payload)
         checking = Signal()
         running = Signal()
         failed = Signal()
         halted = Signal()
         begin = Signal()
         error = Signal(Cause)
-        segment = Signal(SegmentBounds)
+        segment: Any = Signal(SegmentBounds)
         m.d.comb += [
             halted.eq(self.stop | failed),
             self.busy.eq(checking | running),
@@ -225,11 +244,11 @@ class Store(wiring.Component):
                          self.retired_post.eq(instruction.post)]
         return m
 
-    def _fail(self, m: Module, failed: Signal, cause: Value, instruction: data.View) -> None:
+    def _fail(self, m: Module, failed: Signal, cause: Value, instruction: Any) -> None:
         m.d.sync += [failed.eq(1), self.fault.eq(1), self.fault_cause.eq(cause),
                      self.fault_index.eq(instruction.index)]
 
-    def _check(self, m: Module, instruction: data.View, segment: data.View, source_end: Value,
+    def _check(self, m: Module, instruction: Any, segment: Any, source_end: Value,
                destination_end: Value) -> Signal:
         """The first rule that the instruction breaks."""
         error = Signal(Cause)

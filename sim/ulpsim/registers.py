@@ -61,8 +61,8 @@ REGISTERS = (
              "Reads as zero", mask=7),
     Register(0x08, "STATUS", Access.READ, "bit 0 busy; bit 1 done: the last run reached HALT; "
              "bit 2 fault: it stopped, see CAUSE. A start or reset clears done and fault"),
-    Register(0x0C, "CAUSE", Access.READ, "why the last run stopped, from the table of causes; 0 if it "
-             "reached HALT"),
+    Register(0x0C, "CAUSE", Access.READ, "why the last run stopped, from the table of causes; 0 if "
+             "it reached HALT"),
     Register(0x10, "FAULT_INSTRUCTION", Access.READ, "place in the program of the instruction "
              "that stopped it, 0 for the first"),
     Register(0x14, "INTERRUPT_ENABLE", Access.WRITE, "bit 0: the interrupt is high while done or "
