@@ -19,7 +19,7 @@ from .config import SLOT_BYTES, CoreConfig
 from .formats import FORMATS, Format, Precision
 from .interpreter import PARAMETER_SLOTS, check
 from .isa import Cause, Instruction, Pool, Segment, Target, encode_program
-from .network import Network
+from .network import Network, Shape
 from .tokens import Memory, accesses, with_tokens
 
 __all__ = ["RandomProgram", "random_network", "random_program"]
@@ -147,8 +147,7 @@ class _NetworkWriter:
         self.rng = rng
         self.precisions = config.formats
         self.layers: list[dict[str, Any]] = []
-        self.stored: list[tuple[str, tuple[int, int, int], Format, float]] = []
-        self.reach = 1.0
+        self.stored: list[tuple[str, Shape, Format, float]] = []
 
     def format(self, precision: Precision | None = None) -> Format:
         precision = precision or self.precisions[self.rng.integers(len(self.precisions))]
@@ -159,18 +158,14 @@ class _NetworkWriter:
 
     def write(self) -> Network:
         rng = self.rng
-        shape = (*(int(n) for n in rng.integers(1, 10, 2)), int(rng.integers(1, 20)))
+        height, width, channels = (int(rng.integers(1, most)) for most in (10, 10, 20))
+        shape = height, width, channels
         kind = self.format()
         image = {"name": "image", "height": shape[0], "width": shape[1], "channels": shape[2],
                  "format": kind.name, "step": 1.0}
         self.stored.append(("image", shape, kind, 1.0))
         for _ in range(rng.integers(1, 4)):
             self.chain()
-        last = self.stored[-1][0]
-        used = {name for layer in self.layers
-                for name in layer.get("inputs", [layer.get("input")])}
-        loose = [entry for entry in self.stored if entry[0] not in used | {last, "image"}]
-        assert not loose
         return Network.from_description({"name": "random", "input": image, "layers": self.layers})
 
     def add(self, op: str, **values: Any) -> str:
@@ -200,8 +195,9 @@ class _NetworkWriter:
                 padding, kernel, stride, outputs = [1, 1], [3, 3], [1, 1], shape[2]
             weights, step = self.weights((outputs, *kernel, shape[2]), kind, size)
             name = self.add("convolution", input=name, stride=stride, padding=padding, **weights)
-            shape = (*((shape[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1
-                       for i in range(2)), outputs)
+            height, width = ((shape[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1
+                             for i in range(2))
+            shape = height, width, outputs
         others = [other for other in self.stored if other[1] == shape]
         if others and self.chance(0.6):
             name = self.add("add", inputs=[name, others[rng.integers(len(others))][0]])
@@ -214,7 +210,8 @@ class _NetworkWriter:
             stride = [int(n) for n in rng.integers(1, 4, 2)]
             name = self.add(("max_pool", "average_pool")[rng.integers(2)], input=name,
                             size=window, stride=stride)
-            shape = (*((shape[i] - window[i]) // stride[i] + 1 for i in range(2)), shape[2])
+            height, width = ((shape[i] - window[i]) // stride[i] + 1 for i in range(2))
+            shape = height, width, shape[2]
         if len(self.layers) == first:
             name = self.add("relu", input=name)
         result = self.format()
