@@ -16,7 +16,7 @@ from cocotb.triggers import FallingEdge
 from ulpcore.bus import AXI4Read, AXI4Write
 from ulpcore.decoder import unit_layout
 from ulpcore.load import Load
-from ulpcore.simulation import run_cocotb
+from ulpcore.simulation import build_cocotb, run_cocotb
 from ulpcore.store import Store
 from ulpcore.verilog import generate
 from ulpsim.config import EDGE, NANO, CoreConfig
@@ -54,9 +54,10 @@ def run_bench(module: str, testcases: Sequence[str], config: str, folder: Path, 
     if memory:
         sources["memory.v"] = (Path(ulpcore.__file__).parent / "memory.v").read_text()
         (folder / "memory.hex").write_text("\n".join(f"{w:08x}" for w in memory_image()) + "\n")
-    ran = run_cocotb(sources, top="top", module=module, elements=elements, testcase=list(testcases),
+    model = build_cocotb(sources, top="top", elements=elements, public=False)
+    ran = run_cocotb(model, top="top", module=module, testcase=list(testcases), plusargs=plusargs,
                      environment={"BENCH_CONFIG": config}, search=[Path(__file__).parent],
-                     plusargs=plusargs, folder=folder, public=False)
+                     folder=folder)
     assert ran == len(testcases)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from amaranth.lib import wiring
-from ulpcore.simulation import run_cocotb
+from ulpcore.simulation import build_cocotb, run_cocotb
 from ulpcore.verilog import generate
 
 __all__ = ["run_bench"]
@@ -18,6 +18,6 @@ def run_bench(component: wiring.Component, module: str, *, testcase: str | None 
     its own `Clock`. Returns the number of tests that ran; raises SimulationError if one failed.
     """
     text, elements = generate(component, name="top")
-    return run_cocotb({"top.v": text}, top="top", module=module, elements=elements,
-                      testcase=testcase, environment=environment,
-                      search=[Path(__file__).parent])
+    model = build_cocotb({"top.v": text}, top="top", elements=elements)
+    return run_cocotb(model, top="top", module=module, testcase=testcase,
+                      environment=environment, search=[Path(__file__).parent])

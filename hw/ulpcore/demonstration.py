@@ -23,7 +23,7 @@ from ulpsim.interpreter import Machine
 from ulpsim.isa import Cause, Segment, encode_program
 from ulpsim.network import Network, load_network
 
-from .rtl import Job, JobResult, MemoryModel, run_jobs
+from .rtl import Job, JobResult, MemoryModel, build, run_jobs
 
 __all__ = ["Comparison", "NetworkRun", "compare_network", "run_networks"]
 
@@ -204,6 +204,8 @@ def run_networks(config: CoreConfig, paths: Sequence[Path], count: int | None,
     networks = [load_network(path) for path in paths]
     model = MemoryModel(latency=latency)
     console = Console(stderr=True)
+    with console.status(f"generating and building {config.name}: a minute or two the first time"):
+        build(config)
     lock = threading.Lock()
     with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                   TimeElapsedColumn(), console=console) as progress:
@@ -212,7 +214,7 @@ def run_networks(config: CoreConfig, paths: Sequence[Path], count: int | None,
 
         def work(network: Network) -> NetworkRun:
             task = tasks[network.name]
-            progress.update(task, description=f"{network.name}: building, then running")
+            progress.update(task, description=f"{network.name}: golden model")
 
             def advance(more: int) -> None:
                 with lock:

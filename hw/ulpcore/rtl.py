@@ -5,6 +5,7 @@ starts and when its interrupt comes: the simulation goes at Verilator's own spee
 """
 
 import dataclasses
+import functools
 import json
 import os
 import tempfile
@@ -17,10 +18,10 @@ from ulpsim.config import CoreConfig
 from ulpsim.isa import Cause, Segment
 
 from .core import Core
-from .simulation import run_cocotb
+from .simulation import build_cocotb, run_cocotb
 from .verilog import generate
 
-__all__ = ["Job", "JobResult", "MemoryModel", "run_jobs"]
+__all__ = ["Job", "JobResult", "MemoryModel", "build", "run_jobs"]
 
 _HERE = Path(__file__).parent
 
@@ -81,9 +82,7 @@ def run_jobs(config: CoreConfig, memory: np.ndarray, jobs: Sequence[Job], *,
     if memory.dtype != np.uint8 or memory.ndim != 1 or len(memory) % 4:
         raise ValueError("memory must be a vector of uint8 whose length is a multiple of 4, "
                          f"not {memory.dtype} of shape {memory.shape}")
-    text, elements = generate(Core(config=config), name="core")
-    sources = {"core.v": text,
-               **{name: (_HERE / name).read_text() for name in ("memory.v", "harness.v")}}
+    simulation = build(config)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         words = memory.view("<u4")
@@ -100,9 +99,8 @@ def run_jobs(config: CoreConfig, memory: np.ndarray, jobs: Sequence[Job], *,
         watcher = threading.Thread(target=_watch, args=(folder, finished, progress))
         watcher.start()
         try:
-            run_cocotb(sources, top="harness", module="ulpcore.host", elements=elements,
-                       plusargs=plusargs, timing=True, folder=folder, public=False,
-                       environment={"ULPCORE_JOBS": str(folder)})
+            run_cocotb(simulation, top="harness", module="ulpcore.host", plusargs=plusargs,
+                       folder=folder, environment={"ULPCORE_JOBS": str(folder)})
         finally:
             finished.set()
             watcher.join()
@@ -112,6 +110,15 @@ def run_jobs(config: CoreConfig, memory: np.ndarray, jobs: Sequence[Job], *,
                           (folder / "final.hex").read_text().split()
                           if not word.startswith(("//", "@"))], dtype="<u4")
     return results, final.view(np.uint8)
+
+
+@functools.lru_cache
+def build(config: CoreConfig) -> Path:
+    """Generate the core and build it with its harness (cached); the folder of the model."""
+    text, elements = generate(Core(config=config), name="core")
+    sources = {"core.v": text,
+               **{name: (_HERE / name).read_text() for name in ("memory.v", "harness.v")}}
+    return build_cocotb(sources, top="harness", elements=elements, timing=True, public=False)
 
 
 def _watch(folder: Path, finished: threading.Event, progress: Callable[[int], None]) -> None:

@@ -24,14 +24,19 @@ from amaranth.lib import wiring
 
 from .verilog import generate
 
-__all__ = ["LINT_WAIVERS", "SimulationError", "run_cocotb", "run_vectors", "verilator_command"]
+__all__ = ["LINT_WAIVERS", "SimulationError", "build_cocotb", "run_cocotb", "run_vectors",
+           "verilator_command"]
 
 #: Verilator warnings that are switched off, and why.
 LINT_WAIVERS = {
     "DECLFILENAME": "one text holds all modules",
     "UNUSEDSIGNAL": "Amaranth names every field of a structure, used or not",
-    "ASCRANGE": "one-element ranges of degenerate configurations",
-    "EOFNEWLINE": "texts are joined",
+    "PROCASSINIT": "registers are declared with their reset value, which FPGAs load",
+    "WIDTHEXPAND": "Yosys writes constants and operands as wide as they are, not as their context",
+    "WIDTHTRUNC": "Yosys writes `!x` for `x == 0` of any width",
+    "CASEINCOMPLETE": "every output of a case has been given a value before it",
+    "CMPCONST": "comparisons of a general block in which a configuration leaves one outcome",
+    "SYMRSVDWORD": "the port `interrupt`, a name that some C++ libraries use",
 }
 
 
@@ -276,11 +281,9 @@ def _build_driver(text: str, driver: str, elements: Sequence[str]) -> Path:
         return folder / "model" / "model"
 
 
-def run_cocotb(sources: Mapping[str, str], *, top: str, module: str, elements: Sequence[str] = (),
-               testcase: str | None = None, environment: Mapping[str, str] | None = None,
-               search: Sequence[Path] = (), plusargs: Sequence[str] = (), timing: bool = False,
-               folder: Path | None = None, public: bool = True) -> int:
-    """Build Verilog with Verilator (cached) and run the cocotb tests of a Python module on it.
+def build_cocotb(sources: Mapping[str, str], *, top: str, elements: Sequence[str] = (),
+                 timing: bool = False, public: bool = True) -> Path:
+    """Build Verilog with Verilator and cocotb's interface (cached); the folder of the model.
 
     Parameters
     ----------
@@ -288,31 +291,16 @@ def run_cocotb(sources: Mapping[str, str], *, top: str, module: str, elements: S
         Verilog texts by file name.
     top
         Name of the top module.
-    module
-        Name of the Python module that holds the cocotb tests.
     elements
         Repeated modules to keep as functions (see `generate`).
-    testcase
-        Name of one test to run, instead of all.
-    environment
-        Additional environment variables for the tests.
-    search
-        Folders from which `module` can be imported.
-    plusargs
-        Arguments such as `+image=file` for the simulation.
     timing
         The Verilog has delays (`#5`).
-    folder
-        Where to run; a temporary folder by default.
     public
         All signals can be read from Python (slower); otherwise only the ports of the top.
-
-    Returns the number of tests that ran. Raises SimulationError if none ran or one failed.
     """
     from cocotb_tools import config as cocotb
-    from cocotb_tools.runner import get_runner
 
-    verilator, tool_environment = verilator_command()
+    verilator, environment = verilator_command()
     options, control = _options(elements)
     if not public:
         control += f'public_flat_rw -module "{top}" -var "*"\n'
@@ -324,37 +312,60 @@ def run_cocotb(sources: Mapping[str, str], *, top: str, module: str, elements: S
     if timing:
         arguments += ["--timing", "-CFLAGS", "-std=gnu++20"]
     key = [f"{name}\0{text}" for name, text in sorted(sources.items())]
-    with _built("cocotb", *key, control, *arguments) as (build, complete):
+    with _built("cocotb", *key, control, *arguments) as (folder, complete):
         if not complete:
             for name, text in sources.items():
-                (build / name).write_text(text)
-            (build / "control.vlt").write_text(control)
+                (folder / name).write_text(text)
+            (folder / "control.vlt").write_text(control)
             main = cocotb.share_dir / "lib" / "verilator" / "verilator.cpp"
             _run([*verilator, "--cc", "--exe", "--build", "-j", "2", "--Mdir", "model",
-                  *arguments, str(main), "control.vlt", *sources], cwd=build,
-                 env=tool_environment)
-    saved = dict(os.environ)
-    try:
-        with contextlib.ExitStack() as stack:
-            if folder is None:
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            results = folder / "results.xml"
-            log = folder / "test.log"
-            paths_value = os.pathsep.join([*map(str, search), *filter(None, sys.path)])
-            try:
-                get_runner("verilator").test(
-                    test_module=module, hdl_toplevel=top, hdl_toplevel_lang="verilog",
-                    build_dir=build / "model",
-                    test_dir=folder, results_xml=str(results), testcase=testcase,
-                    plusargs=list(plusargs), log_file=log,
-                    extra_env={"PYTHONPATH": paths_value, **(environment or {})})
-            except (SystemExit, RuntimeError) as error:
-                text = log.read_text()[-8000:] if log.exists() else str(error)
-                raise SimulationError(f"cocotb could not run {module}:\n{text}") from error
-            return _count(results, log, module)
-    finally:
-        os.environ.clear()
-        os.environ.update(saved)
+                  *arguments, str(main), "control.vlt", *sources], cwd=folder, env=environment)
+        return folder / "model"
+
+
+def run_cocotb(model: Path, *, top: str, module: str,
+               testcase: str | Sequence[str] | None = None,
+               environment: Mapping[str, str] | None = None, search: Sequence[Path] = (),
+               plusargs: Sequence[str] = (), folder: Path | None = None) -> int:
+    """Run the cocotb tests of a Python module on a model from `build_cocotb`.
+
+    Parameters
+    ----------
+    model, top
+        The folder of the model, and the name of its top module.
+    module
+        Name of the Python module that holds the cocotb tests.
+    testcase
+        Name of a test to run, or names, instead of all.
+    environment
+        Additional environment variables for the tests.
+    search
+        Folders from which `module` can be imported.
+    plusargs
+        Arguments such as `+image=file` for the simulation.
+    folder
+        Where to run; a temporary folder by default.
+
+    Returns the number of tests that ran. Raises SimulationError if none ran or one failed.
+    """
+    from cocotb_tools.runner import get_runner
+
+    with contextlib.ExitStack() as stack:
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        results = folder / "results.xml"
+        log = folder / "test.log"
+        paths = os.pathsep.join([*map(str, search), *filter(None, sys.path)])
+        try:
+            get_runner("verilator").test(
+                test_module=module, hdl_toplevel=top, hdl_toplevel_lang="verilog",
+                build_dir=model, test_dir=folder, results_xml=str(results), testcase=testcase,
+                plusargs=list(plusargs), log_file=log,
+                extra_env={"PYTHONPATH": paths, **(environment or {})})
+        except (SystemExit, RuntimeError) as error:
+            text = log.read_text()[-8000:] if log.exists() else str(error)
+            raise SimulationError(f"cocotb could not run {module}:\n{text}") from error
+        return _count(results, log, module)
 
 
 def _count(results: Path, log: Path, module: str) -> int:
