@@ -10,7 +10,7 @@ import pytest
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "fashion_mnist"
 FILES = sorted((EXAMPLE / "parameters").glob("*.json"))
-WEIGHT_LIMITS = {"INT8": 127, "INT4": 7, "INT2": 1}
+WEIGHT_RANGES = {"INT8": (-127, 127), "INT4": (-7, 7), "INT2": (-2, 1)}
 
 
 @pytest.fixture
@@ -41,9 +41,11 @@ def test_form(path):
             weights = arrays[layer["weights"]]
             assert arrays[layer["weight_step"]].shape == (len(weights),)
             assert arrays[layer["bias"]].shape == (len(weights),)
-            if layer["weight_format"] in WEIGHT_LIMITS:
+            if layer["weight_format"] in WEIGHT_RANGES:
                 assert weights.dtype == np.int8
-                assert np.abs(weights).max() <= WEIGHT_LIMITS[layer["weight_format"]]
+                lowest, highest = WEIGHT_RANGES[layer["weight_format"]]
+                assert weights.min() >= lowest
+                assert weights.max() <= highest
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)

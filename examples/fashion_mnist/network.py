@@ -13,8 +13,8 @@ from torch.nn import functional
 IMAGE_SIZE = 28
 CLASS_COUNT = 10
 
-# SAWB: clip = c1 * sqrt(E[w^2]) + c2 * E|w|, for the level counts that hold a true zero.
-SAWB_COEFFICIENTS = {2: (2.6, -1.71), 4: (12.035, -12.03)}
+# SAWB: clip = c1 * sqrt(E[w^2]) + c2 * E|w|, here for 15 levels with a true zero.
+SAWB_4_BITS = (12.035, -12.03)
 
 
 @dataclass(frozen=True)
@@ -45,22 +45,28 @@ PRECISIONS = {p.name: p for p in (FLOAT32, FP16, INT8, INT4, INT2)}
 def weight_codes(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Quantise a weight tensor per output channel.
 
-    Eight bits scale to the largest magnitude (-127..127); four bits (-7..7) and two bits
-    (-1, 0, 1) clip where SAWB puts the clip of the channel.
+    Eight bits scale to the largest magnitude (-127..127); four bits (-7..7) clip where SAWB puts
+    the clip of the channel. Two bits use all of -2..1 with the root mean square as step, which is
+    within a percent of the least squared error of a normal distribution: 0.15 of its variance,
+    against 0.19 with the three levels of SAWB.
 
     Returns the codes, in the shape of `weight`, and the step of each output channel.
     """
     flat = weight.detach().flatten(1)
     largest = flat.abs().amax(1)
     limit = 2 ** (bits - 1) - 1
-    clip = largest
-    if bits in SAWB_COEFFICIENTS:
-        c1, c2 = SAWB_COEFFICIENTS[bits]
+    lowest = -limit
+    if bits == 2:
+        lowest, step = -2, flat.square().mean(1).sqrt()
+    elif bits == 4:
+        c1, c2 = SAWB_4_BITS
         clip = c1 * flat.square().mean(1).sqrt() + c2 * flat.abs().mean(1)
-        clip = torch.where(clip > 0, clip, largest)
-    step = (clip / limit).clamp_min(1e-12)
+        step = torch.where(clip > 0, clip, largest) / limit
+    else:
+        step = largest / limit
+    step = step.clamp_min(1e-12)
     shape = (-1,) + (1,) * (weight.dim() - 1)
-    codes = (weight.detach() / step.view(shape)).round().clamp(-limit, limit)
+    codes = (weight.detach() / step.view(shape)).round().clamp(lowest, limit)
     return codes, step
 
 
@@ -99,12 +105,13 @@ class Pact(nn.Module):
     """PACT: clip to [0, alpha], then round to 2^bits levels. Without bits it passes through.
 
     The gradient of the input is cut outside [0, alpha]; that of alpha is the sum of the gradients
-    above alpha.
+    above alpha and, if `rounding_gradient`, its share in the rounding error below.
     """
 
-    def __init__(self, bits: int | None) -> None:
+    def __init__(self, bits: int | None, rounding_gradient: bool = False) -> None:
         super().__init__()
         self.bits = bits
+        self.rounding_gradient = rounding_gradient
         self.observed: Tensor | None = None
         self.observing = False
         self.alpha = nn.Parameter(torch.tensor(8.0))
@@ -127,6 +134,10 @@ class Pact(nn.Module):
         if self.observing:
             self.observed = input.detach()
         clipped = self.alpha - functional.relu(self.alpha - functional.relu(input))
+        if self.rounding_gradient:
+            step = self.alpha / self.levels
+            codes = clipped / step
+            return (codes + (codes.round() - codes).detach()) * step
         step = self.alpha.detach() / self.levels
         rounded = (clipped.detach() / step).round() * step
         return clipped + (rounded - clipped).detach()
@@ -174,11 +185,12 @@ class FashionNetwork(nn.Module):
         self.norm3 = nn.BatchNorm2d(32)
         self.norm4 = nn.BatchNorm2d(32)
         self.norm5 = nn.BatchNorm2d(64)
-        self.pact1 = Pact(bits)
-        self.pact2 = Pact(bits)
-        self.pact3 = Pact(bits)
-        self.pact4 = Pact(bits)
-        self.pact5 = Pact(edge)
+        coarse = bits == 2
+        self.pact1 = Pact(bits, coarse)
+        self.pact2 = Pact(bits, coarse)
+        self.pact3 = Pact(bits, coarse)
+        self.pact4 = Pact(bits, coarse)
+        self.pact5 = Pact(edge, coarse)
 
     @property
     def activations(self) -> list[Pact]:

@@ -3,8 +3,8 @@
     python examples/fashion_mnist/train.py --seeds 0 1 2 --output DIR
 
 The float32 network of a seed is trained first. FP16 is converted from it without training; each
-integer network starts from it and is fine-tuned with PACT activations and SAWB weights, its loss
-half cross-entropy, half distillation from the float32 network. The test set is only used for the
+integer network starts from it and is fine-tuned as `network.py` quantises, its loss half
+cross-entropy, half distillation from the float32 network. The test set is only used for the
 accuracy that is reported, which `evaluate.py` computes from the exported files.
 """
 
@@ -36,7 +36,7 @@ from torch.nn import functional
 
 BATCH = 128
 CALIBRATION = 2048
-EPOCHS = {"float32": 12, "fp16": 0, "int8": 2, "int4": 4, "int2": 5}
+EPOCHS = {"float32": 12, "fp16": 0, "int8": 2, "int4": 4, "int2": 4}
 PEAK_RATE = {"float32": 6e-3, "int8": 5e-4, "int4": 1.5e-3, "int2": 2.5e-3}
 # Two bits leave too little capacity to spend on images that the test set does not hold.
 AUGMENTED = {"float32", "int8", "int4"}
