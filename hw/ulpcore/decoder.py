@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Signal, Value, unsigned
+from amaranth.hdl import Cat, Const, Module, Signal, Value, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -50,21 +50,21 @@ def unit_layout(unit: Unit, config: CoreConfig) -> data.StructLayout:
         "post": unsigned(len(Unit))})
 
 
+def _length(row: InstructionType) -> int:
+    """Bits that the instruction uses; its fields follow each other without gaps."""
+    return max(first + width for first, width in row.layout().values())
+
+
 def _field_legal(field: Field, value: Value) -> Value:
     if field.choices is not None:
         return Cat(value == member.value for member in field.choices).any()
-    return value >= field.least
+    return value.any() if field.least == 1 else value >= field.least
 
 
-def _word_legal(row: InstructionType, word: Value) -> Value:
+def _word_legal(row: InstructionType, word: Value, spare: Value) -> Value:
     view = word_layout(row)(word)
-    used = 0
-    for name, (first, width) in row.layout().items():
-        if name != "reserved":
-            used |= ((1 << width) - 1) << first
-    spare = Cat(word[bit] for bit in range(INSTRUCTION_BITS) if not used >> bit & 1)
     restricted = [f for f in (*HEADER, *row.fields) if f.least > 0 or f.choices is not None]
-    return (view.opcode == row.opcode) & ~spare.any() & Cat(
+    return (view.opcode == row.opcode) & ~view.reserved.any() & ~spare & Cat(
         *(_field_legal(f, getattr(view, f.name)) for f in restricted)).all()
 
 
@@ -115,9 +115,15 @@ class Decoder(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         legal = []
-        for row in INSTRUCTIONS:
+        # From the longest instruction to the shortest: what is spare in one is so in the next.
+        spare: Value = Const(0, 1)
+        end = INSTRUCTION_BITS
+        for row in sorted(INSTRUCTIONS, key=_length, reverse=True):
+            row_spare = Signal(name=f"spare_{row.name.lower()}")
             row_legal = Signal(name=f"legal_{row.name.lower()}")
-            m.d.comb += row_legal.eq(_word_legal(row, self.word))
+            m.d.comb += row_spare.eq(spare | self.word[_length(row):end].any())
+            spare, end = row_spare, _length(row)
+            m.d.comb += row_legal.eq(_word_legal(row, self.word, spare))
             legal.append(row_legal)
         m.d.comb += self.legal.eq(Cat(legal).any())
 

@@ -40,7 +40,7 @@ class Load(wiring.Component):
     read channel is stalled only when both buffers are full, which four-beat groups never cause.
 
     Cycles, from the one in which an instruction is taken (0): the bursts start in 20 (a fetch: in
-    1), and `ulpsim.cycles_memory` has the rest.
+    2), and `ulpsim.cycles_memory` has the rest.
 
     Members
     -------
@@ -137,6 +137,7 @@ class Load(wiring.Component):
         instruction: Any = Signal.like(self.instructions.payload)
         fetching = Signal()
         checking = Signal()
+        starting = Signal()
         running = Signal()
         failed = Signal()
         halted = Signal()
@@ -148,7 +149,7 @@ class Load(wiring.Component):
             halted.eq(self.stop | failed),
             fill.eq((instruction.opcode == _FILL) & ~fetching),
             row_beats.eq((instruction.length + 1) >> 1),
-            self.busy.eq(checking | running),
+            self.busy.eq(checking | starting | running),
             self.quiet.eq(bursts.quiet),
             self.instructions.ready.eq(~self.busy & ~halted),
             self.fetch.ready.eq(~self.busy & ~halted & ~self.instructions.valid),
@@ -162,11 +163,11 @@ class Load(wiring.Component):
             m.d.sync += [
                 instruction.eq(0),
                 instruction.rows.eq(1),
+                instruction.offset.eq(self.fetch.payload.address),
                 instruction.length.eq(self.fetch.payload.count << 5),
                 fetching.eq(1),
-                running.eq(1),
+                starting.eq(1),
             ]
-            m.d.comb += begin.eq(1)
 
         segment: Any = Signal(SegmentBounds)
         m.d.comb += [
@@ -184,18 +185,20 @@ class Load(wiring.Component):
         with m.If(checking & source.done & ~halted):
             m.d.sync += checking.eq(0)
             with m.If(error == Cause.NONE):
-                m.d.sync += running.eq(1)
                 m.d.comb += begin.eq(1)
             with m.Else():
                 self._fail(m, failed, error, instruction)
+        with m.If(starting & ~halted):
+            m.d.comb += begin.eq(1)
+        with m.If(begin):
+            m.d.sync += [starting.eq(0), running.eq(1)]
 
         # Read addresses.
         m.d.comb += [
             bursts.begin.eq(begin & ~fill),
-            bursts.first.eq(Mux(checking, segment.base + instruction.offset,
-                                self.fetch.payload.address)),
-            bursts.rows.eq(Mux(checking, instruction.rows, 1)),
-            bursts.row_beats.eq(Mux(checking, row_beats, self.fetch.payload.count << 4)),
+            bursts.first.eq(Mux(fetching, 0, segment.base) + instruction.offset),
+            bursts.rows.eq(instruction.rows),
+            bursts.row_beats.eq(row_beats),
             bursts.pitch.eq(instruction.source_pitch),
             bursts.stop.eq(halted),
             bursts.done.eq(bus.rvalid & bus.rready & bus.rlast),
@@ -216,7 +219,7 @@ class Load(wiring.Component):
         with m.If(move):
             m.d.sync += full.eq(0)
         with m.If(begin):
-            m.d.sync += [full.eq(0), beat.eq(0), beats_left.eq(bursts.row_beats)]
+            m.d.sync += [full.eq(0), beat.eq(0), beats_left.eq(row_beats)]
         with m.If(accept):
             m.d.sync += [words[beat].eq(bus.rdata), beat.eq(beat + 1),
                          beats_left.eq(beats_left - 1)]
@@ -253,10 +256,10 @@ class Load(wiring.Component):
         with m.If(begin):
             m.d.sync += [
                 moving.eq(1),
-                row_address.eq(Mux(checking, instruction.address, 0)),
-                address.eq(Mux(checking, instruction.address, 0)),
-                slots_left.eq(Mux(checking, instruction.length, self.fetch.payload.count << 5)),
-                rows_left.eq(bursts.rows),
+                row_address.eq(instruction.address),
+                address.eq(instruction.address),
+                slots_left.eq(instruction.length),
+                rows_left.eq(instruction.rows),
             ]
         with m.If(write):
             m.d.sync += valid.eq(0)

@@ -246,7 +246,8 @@ class Sequencer(wiring.Component):
                 port.instructions.payload.eq(head),
                 port.instructions.valid.eq(
                     head_valid[i] & running
-                    & Cat(tokens[giver.value][i] >= wait[giver.value] for giver in Unit).all()),
+                    & Cat(count[i][4:].any() | (count[i][:4] >= wait[giver])
+                          for giver, count in enumerate(tokens)).all()),
                 take[i].eq(port.instructions.valid & port.instructions.ready),
             ]
             with m.If(fetches):
@@ -385,8 +386,8 @@ class Sequencer(wiring.Component):
                 *(taken.eq(0) for taken in taken_index),
                 turn.eq(0), place.eq(0), reading.eq(0), pending.eq(0), halted.eq(0),
                 head_valid.eq(0), head_loading.eq(0), still.eq(0),
-                aborting.eq(0), deadline.eq(self.watchdog), guarded.eq(self.watchdog != 0),
+                aborting.eq(self.reset), deadline.eq(self.watchdog), guarded.eq(self.watchdog != 0),
             ]
-            with m.If(~trouble):
+            with m.If(~trouble & ~self.reset):
                 m.d.sync += [stopping.eq(0), self.fault_cause.eq(0), self.fault_index.eq(0)]
         return m

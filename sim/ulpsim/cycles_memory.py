@@ -95,7 +95,7 @@ def fetch_cycles(config: CoreConfig, address: int, count: int, latency: int) -> 
     """
     _require(config, latency)
     rows = [(address, count * INSTRUCTION_BYTES // _BEAT)]
-    return _last_beat(config, 0, latency, _bursts(rows, config.burst_beats)) + 3
+    return _last_beat(config, 1, latency, _bursts(rows, config.burst_beats)) + 3
 
 
 class _Unit:
