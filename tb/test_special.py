@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 from amaranth.hdl import Module, ResetInserter, Value
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from ulpcore.decoder import index_width, unit_layout
 from ulpcore.scratchpad import ActivationScratchpad, ParameterMemory, ScratchpadWrite
-from ulpcore.special import Special, special_cycles
+from ulpcore.special import Special
 from ulpsim.config import EDGE, NANO, CoreConfig
+from ulpsim.cycles_special import special_cycles
 from ulpsim.formats import FORMATS, Format, Precision
 from ulpsim.interpreter import Machine
 from ulpsim.isa import Cause, Instruction, Pool, Unit

@@ -4,7 +4,6 @@ from amaranth.hdl import Module, Mux, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import exact_log2
 from ulpsim.config import CoreConfig
 from ulpsim.isa import Unit
 

@@ -57,9 +57,8 @@ def _exponent(value: Value) -> Value:
 
 
 def _significand(value: Value) -> Value:
-    """24 bits, 0 for a value that counts as zero (apart from its fraction, which is ignored)."""
-    present = _exponent(value).any()
-    return Cat(value[:_FRACTION_BITS] & present.replicate(_FRACTION_BITS), present)
+    """24 bits, the first one set even if the value counts as zero."""
+    return Cat(value[:_FRACTION_BITS], Const(1, 1))
 
 
 def canonical(value: ValueLike) -> Value:
@@ -101,13 +100,19 @@ def from_dlfloat(code: ValueLike) -> Value:
     return Mux(code[:15].all(), NAN, wide & code[:15].any().replicate(32))
 
 
-def _pack(sign: Value, magnitude: Value, nan: Value, zero: Value) -> Value:
-    """A result from a rounded `magnitude`: 23 bits of fraction, 10 of exponent (signed)."""
+def _rounded_result(m: Module, sign: Value, magnitude: Value, nan: Value, zero: Value) -> Signal:
+    """A result in its register, from 23 bits of fraction and 10 of exponent (signed), rounded."""
     exponent = magnitude[_FRACTION_BITS:]
-    overflow = ~exponent[9] & (exponent[8] | exponent[:8].all())
-    underflow = exponent[9] | ~exponent[:9].any()
-    return Mux(nan | overflow, NAN,
-               Cat(magnitude[:31], sign) & ~(underflow | zero).replicate(32))
+    no_number = _named(m, nan | (~exponent[9] & (exponent[8] | exponent[:8].all())), "no_number")
+    special = _named(m, no_number | zero | exponent[9] | ~exponent[:9].any(), "special")
+    result = Signal(32, name="result_out", reset_less=True)
+    m.d.sync += result[22:31].eq(Mux(special, no_number.replicate(9), magnitude[22:31]))
+    # The other bits have one value for all special cases: the registers' own reset does it.
+    with m.If(special):
+        m.d.sync += [result[:22].eq(0), result[31].eq(0)]
+    with m.Else():
+        m.d.sync += [result[:22].eq(magnitude[:22]), result[31].eq(sign)]
+    return result
 
 
 class Add(wiring.Component):
@@ -127,11 +132,11 @@ class Add(wiring.Component):
     b: In(32)
     result: Out(32)
 
-    #: After which steps there is a register.
+    #: After which steps there is a register, besides the one at the end.
     _REGISTERS = {
-        3: ("order", "coarse", "round"),
-        4: ("order", "align", "coarse", "round"),
-        5: ("order", "align", "coarse", "fine", "round"),
+        3: ("order", "coarse"),
+        4: ("order", "align", "coarse"),
+        5: ("order", "align", "coarse", "fine"),
     }
 
     def __init__(self, *, stages: int = 4) -> None:
@@ -155,8 +160,11 @@ class Add(wiring.Component):
 
         subtract = _sign(large) ^ _sign(small)
         distance = _named(m, (_exponent(large) - _exponent(small))[:8], "distance")
-        aligned: Value = Cat(Const(0, 3), _significand(small))
-        aligned = Mux(distance[5:].any(), _significand(small)[23], aligned)
+        # If even `large` counts as zero its significand leads to an exponent of 0: zero again.
+        present = _exponent(small).any()
+        near = present & ~distance[5:].any()
+        aligned: Value = Cat(present & ~near, Const(0, 2),
+                             _significand(small) & near.replicate(24))
         for bit in reversed(range(5)):
             step = 1 << bit
             shifted = Cat(aligned[:step + 1].any(), aligned[step + 1:], Const(0, step))
@@ -184,8 +192,7 @@ class Add(wiring.Component):
         rounded = _named(
             m, (Cat(Const(1, 1), total[4:27], exponent, Const(0, 1))
                 + Cat(round_up, Const(0, 23), ~shift, Const(-1, 5)))[1:34], "rounded")
-        result, = after("round", result=_pack(sign, rounded, nan, ~total[27]))
-        m.d.comb += self.result.eq(result)
+        m.d.comb += self.result.eq(_rounded_result(m, sign, rounded, nan, ~total[27]))
         return m
 
 
@@ -232,19 +239,33 @@ class Multiply(wiring.Component):
         a = delay(m, self.a, 1, name="a_in")
         b = delay(m, self.b, 1, name="b_in")
 
-        short = _significand(a)[24 - self.significand_bits:]
-        split = 12
-        low = delay(m, short * _significand(b)[:split], 1, name="low")
-        high = delay(m, short * _significand(b)[split:], 1, name="high")
+        # One multiplier for each product of halves; a short `a` may have only an upper half.
+        half = 12
+        upper_bits = min(self.significand_bits, half)
+        lower_bits = self.significand_bits - upper_bits
+        low, high = _significand(b)[:half], _significand(b)[half:]
+        upper = _significand(a)[24 - upper_bits:]
+        upper_low = delay(m, upper * low, 1, name="upper_low")
+        upper_high = delay(m, upper * high, 1, name="upper_high")
+        if lower_bits:
+            lower = _significand(a)[half - lower_bits:half]
+            lower_low = delay(m, lower * low, 1, name="lower_low")
+            lower_high = delay(m, lower * high, 1, name="lower_high")
         exponent = delay(m, (_exponent(a) + _exponent(b) - 127)[:10], 1,
                          name="exponent_sum")
         zero = delay(m, ~_exponent(a).any() | ~_exponent(b).any(), 1, name="zero_in")
         nan = delay(m, _exponent(a).all() | _exponent(b).all(), 1, name="nan_in")
         sign = delay(m, _sign(a) ^ _sign(b), 3 - 1, name="sign")
 
-        dropped = 24 - self.significand_bits
-        product = _named(m, Cat(low[:split], (high + low[split:])[:36 - dropped]), "product")
-        product = delay(m, Cat(Const(0, dropped), product), 1, name="product_sum")
+        above_half = Const(0, half - upper_bits)
+        middle, ends = Cat(above_half, upper_low), Cat(Const(0, half), Const(0, half), above_half,
+                                                       upper_high)
+        if lower_bits:
+            below_half = Const(0, half - lower_bits)
+            middle = middle + Cat(below_half, lower_high)
+            ends = Cat(below_half, lower_low, above_half, upper_high)
+        product = _named(m, Cat(ends[:half], (ends[half:] + middle)[:36]), "product")
+        product = delay(m, product, 1, name="product_sum")
         exponent = delay(m, exponent, 1, name="exponent")
         zero, nan = delay(m, zero, 1, name="zero"), delay(m, nan, 1, name="nan")
 
@@ -258,8 +279,7 @@ class Multiply(wiring.Component):
         rounded = _named(
             m, (Cat(Const(1, 1), fraction, exponent)
                 + Cat(round_up, Const(0, 23), above, Const(0, 9)))[1:34], "rounded")
-        m.d.comb += self.result.eq(
-            delay(m, _pack(sign, rounded, nan, zero), 1, name="result_out"))
+        m.d.comb += self.result.eq(_rounded_result(m, sign, rounded, nan, zero))
         return m
 
 

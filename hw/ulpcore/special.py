@@ -19,8 +19,8 @@ that repeats the lines of the instruction's N columns for ever.
     24   in its place of the vector
 
 An instruction that is taken in phase p and has V = (output vectors) * (elements of a window)
-retires `special_cycles(V, p)` = 26 + 4 V + (2 - p) mod 4 cycles later; the next one can be taken
-in that same cycle.
+retires 26 + 4 V + (2 - p) mod 4 cycles later (`ulpsim.cycles_special.special_cycles`); the next one
+can be taken in that same cycle.
 """
 
 from collections.abc import Sequence
@@ -34,6 +34,7 @@ from ulpsim.formats import Precision
 from ulpsim.isa import Cause, Pool, Unit
 
 from .accumulators import ACCUMULATOR_BITS, ACCUMULATOR_READ_LATENCY
+from .addresses import saturate
 from .decoder import index_width, unit_layout
 from .float32 import (
     Add,
@@ -43,8 +44,7 @@ from .float32 import (
     ToInteger,
     delay,
     from_dlfloat,
-    maximum,
-    minimum,
+    less,
 )
 from .scratchpad import (
     PARAMETER_BITS,
@@ -55,7 +55,7 @@ from .scratchpad import (
 )
 from .verilog import once
 
-__all__ = ["Special", "special_cycles"]
+__all__ = ["Special"]
 
 #: Phase of the scratchpad's counter in which a turn begins and results are written.
 _BEGIN = 3
@@ -65,21 +65,12 @@ _END = 2
 _TURNS = 7
 
 
-def special_cycles(vectors: int, phase: int) -> int:
-    """Cycles from the one in which an instruction is taken to the one in which it retires.
-
-    `vectors` is the product of its counts and window sizes, `phase` the scratchpad's phase in the
-    cycle in which it is taken.
-    """
-    return 26 + 4 * vectors + (_END - phase) % 4
-
-
 class Special(wiring.Component):
     """Runs SPECIAL instructions, one after the other; see the module for the timing.
 
     The fields are checked before the first access, ILLEGAL_INSTRUCTION before UNSUPPORTED_FORMAT,
     MISALIGNED_ADDRESS (the parameters must start with a line) and PARAMETER_RANGE; addresses as
-    they come up, turn by turn, ACTIVATION_RANGE before ACCUMULATOR_RANGE. Vectors before the one
+    they come up, turn by turn, ACCUMULATOR_RANGE before ACTIVATION_RANGE. Vectors before the one
     whose address is out of range may have been written.
 
     Parameters
@@ -130,7 +121,7 @@ class Special(wiring.Component):
         m = Module()
         config, phase = self.config, self.phase
         instruction = Signal(self.instructions.payload.shape())
-        m.submodules.addresses = addresses = _Addresses()
+        m.submodules.addresses = addresses = _Addresses(config=config)
         take, waiting, live, failed = Signal(), Signal(), Signal(), Signal()
         halted, turn_ends, wrong = Signal(), Signal(), Signal()
         error = Signal(Cause)
@@ -170,7 +161,8 @@ class Special(wiring.Component):
                          self.fault_cause.eq(error), self.fault_index.eq(instruction.index)]
 
         # What a turn must know of its vector.
-        turn = data.StructLayout({"window_first": 1, "window_last": 1, "last": 1, "address": 20})
+        turn = data.StructLayout({"window_first": 1, "window_last": 1, "last": 1,
+                                  "address": exact_log2(config.activation_slots)})
         turns = [Signal(turn, name=f"turn_{k}") for k in range(_TURNS + 1)]
         m.d.comb += [
             turns[0].window_first.eq(addresses.window_first),
@@ -192,10 +184,12 @@ class Special(wiring.Component):
                                    + Cat(phase[0], ~phase[1])),
             self.activation_read.enable.eq(live & instruction.residual & ~halted),
             self.activation_read.address.eq(addresses.residual_address),
-            self.activation_read.count.eq(self._slots(m, instruction.residual_precision, "read")),
+            self.activation_read.count.eq(
+                self._slots(m, instruction.residual_precision[:2], "read")),
             self.activation_write.enable.eq(turns[_TURNS].window_last & ~halted),
             self.activation_write.address.eq(turns[_TURNS].address),
-            self.activation_write.count.eq(self._slots(m, instruction.output_precision, "write")),
+            self.activation_write.count.eq(
+                self._slots(m, instruction.output_precision[:2], "write")),
         ]
         retires = turns[_TURNS].last & (phase == _BEGIN) & ~halted
         m.d.sync += [self.retired.eq(retires), self.retired_post.eq(instruction.post)]
@@ -220,7 +214,7 @@ class Special(wiring.Component):
                 *(getattr(lane, name).eq(instruction[name]) for name in _Lane.FIELDS),
                 result.eq(lane.result),
             ]
-        self._assemble(m, instruction.output_precision, results)
+        self._assemble(m, instruction.output_precision[:2], results)
         return m
 
     def _slots(self, m: Module, precision: Value, name: str) -> Signal:
@@ -233,35 +227,39 @@ class Special(wiring.Component):
         return slots
 
     def _error(self, m: Module, instruction: data.View, addresses: "_Addresses") -> Signal:
-        """The first rule that the instruction breaks, as far as it has come."""
+        """The first rule that the instruction breaks, as far as it has come.
+
+        The decoder lets no precision of more than two bits pass, nor another pool.
+        """
         config = self.config
         error = Signal(Cause)
 
         def is_float(name: str) -> Value:
-            return instruction[f"{name}_precision"] == Precision.FP16.value
+            return instruction[f"{name}_precision"][:2] == Precision.FP16.value
 
         def beyond(address: Value, slots: Value) -> Value:
             """The last slot of a vector is not in the scratchpad."""
-            end, line = exact_log2(config.activation_slots), exact_log2(config.banks)
-            return address[end:].any() | (address[line:end].all()
-                                          & (address[:line] + slots > config.banks))
+            line = exact_log2(config.banks)
+            return address[-1] | (address[line:-1].all()
+                                  & (address[:line] + slots > config.banks))
 
-        unsupported = {
-            name: Cat(*(instruction[f"{name}_precision"] == p.value for p in config.formats)) == 0
-            for name in ("output", "residual")}
+        def unsupported(name: str) -> Value:
+            precision = instruction[f"{name}_precision"][:2]
+            return ~Cat(precision == p.value for p in config.formats).any()
+
         wrong_accumulator = (Const(0) if config.has_float and config.has_integer else
                              instruction.float_accumulator != config.has_float)
-        with m.If(addresses.accumulator >= config.accumulator_depth):
-            m.d.comb += error.eq(Cause.ACCUMULATOR_RANGE)
         with m.If(beyond(addresses.address, self.activation_write.count)
                   | (instruction.residual
                      & beyond(addresses.residual_address, self.activation_read.count))):
             m.d.comb += error.eq(Cause.ACTIVATION_RANGE)
+        with m.If(addresses.accumulator[-1]):
+            m.d.comb += error.eq(Cause.ACCUMULATOR_RANGE)
         with m.If(instruction.parameters > config.parameter_columns - config.column_lanes):
             m.d.comb += error.eq(Cause.PARAMETER_RANGE)
         with m.If(instruction.parameters[:exact_log2(config.special_lanes)].any()):
             m.d.comb += error.eq(Cause.MISALIGNED_ADDRESS)
-        with m.If(unsupported["output"] | (instruction.residual & unsupported["residual"])
+        with m.If(unsupported("output") | (instruction.residual & unsupported("residual"))
                   | wrong_accumulator):
             m.d.comb += error.eq(Cause.UNSUPPORTED_FORMAT)
         with m.If((is_float("output") & instruction.output_signed)
@@ -277,7 +275,7 @@ class Special(wiring.Component):
         config, bits = self.config, Value.cast(residual)
         pair = Cat(self.phase[0], ~self.phase[1])
         code = Signal(16, name=f"residual_code_{lane}")
-        with m.Switch(instruction.residual_precision):
+        with m.Switch(instruction.residual_precision[:2]):
             for p in config.formats:
                 elements = [bits[p.bits * index:p.bits * (index + 1)] for index in
                             range(lane, config.column_lanes, config.special_lanes)]
@@ -315,8 +313,8 @@ class _Addresses(wiring.Component):
     """The addresses of an instruction's turns: base + the sum of i * stride over its loops.
 
     The cycle after `start` shows the addresses of the first turn, the cycle after `step` those of
-    the next. Loops 0 to 2 are the output's, 3 and 4 the window's. Addresses have one bit more than
-    the fields: they are right as long as none before was out of the fields' range.
+    the next. Loops 0 to 2 are the output's, 3 and 4 the window's. The highest bit of an address
+    says that it is beyond the memory; those that follow then mean nothing.
 
     Members
     -------
@@ -326,14 +324,17 @@ class _Addresses(wiring.Component):
         The turn is the first or the last one of a window, the last one of all.
     """
 
-    _WIDTHS = {"accumulator": (12, 5), "residual_address": (20, 5), "address": (20, 3)}
-
-    def __init__(self) -> None:
+    def __init__(self, *, config: CoreConfig) -> None:
+        # Bits of an address in the memory, bits of its fields, loops.
+        accumulator, slot = (exact_log2(config.accumulator_depth),
+                             exact_log2(config.activation_slots))
+        self.streams = {"accumulator": (accumulator, 12, 5), "residual_address": (slot, 20, 5),
+                        "address": (slot, 20, 3)}
         ports = {"start": In(1), "step": In(1), "counts": In(data.ArrayLayout(12, 5)),
                  "window_first": Out(1), "window_last": Out(1), "last": Out(1)}
-        for name, (width, loops) in self._WIDTHS.items():
-            ports[f"{name}_base"] = In(width)
-            ports[f"{name}_strides"] = In(data.ArrayLayout(width, loops))
+        for name, (width, field, loops) in self.streams.items():
+            ports[f"{name}_base"] = In(field)
+            ports[f"{name}_strides"] = In(data.ArrayLayout(field, loops))
             ports[name] = Out(width + 1)
         super().__init__(ports)
 
@@ -354,20 +355,26 @@ class _Addresses(wiring.Component):
         with m.If(self.start | self.step):
             m.d.sync += self.window_first.eq(self.start | ends[3])
 
-        for name, (width, loops) in self._WIDTHS.items():
+        for name, (width, _, loops) in self.streams.items():
             # starts[i] is where the current iteration of loop i began; the innermost one's is
             # the address itself. The loop that goes on is the innermost one not at its end.
             starts = [Signal(width + 1, name=f"{name}_start_{i}") for i in range(loops)]
-            strides = getattr(self, f"{name}_strides")
+            strides = [saturate(s, width) for s in getattr(self, f"{name}_strides")]
             origin, stride = starts[0], strides[0]
             for i in range(1, loops):
                 origin = Mux(ends[i], origin, starts[i])
                 stride = Mux(ends[i], stride, strides[i])
             following = Signal(width + 1, name=f"{name}_following")
-            m.d.comb += [following.eq(origin + stride), getattr(self, name).eq(starts[-1])]
+            total = Signal(width + 1, name=f"{name}_total")
+            m.d.comb += [
+                total.eq(origin[:width] + stride[:width]),
+                following.eq(total | (stride[width] << width)),
+                getattr(self, name).eq(starts[-1]),
+            ]
+            base = saturate(getattr(self, f"{name}_base"), width)
             for i in range(loops):
                 with m.If(self.start):
-                    m.d.sync += starts[i].eq(getattr(self, f"{name}_base"))
+                    m.d.sync += starts[i].eq(base)
                 with m.Elif(self.step & ends[i + 1]):
                     m.d.sync += starts[i].eq(following)
         return m
@@ -400,8 +407,8 @@ class _Lane(wiring.Component):
             "window_first": In(1),
             **dict.fromkeys(self.FIELDS, In(1)),
             "pool": In(2),
-            "output_precision": In(4),
-            "residual_precision": In(4),
+            "output_precision": In(2),
+            "residual_precision": In(2),
             "result": Out(16),
         })
 
@@ -435,17 +442,21 @@ class _Lane(wiring.Component):
             add_residual.a.eq(add_bias.result),
             add_residual.b.eq(_if(self.residual, multiply_residual.result)),
         ]
-        # A result of an addition is canonical: NaN-Inf has no sign.
+        # Results of additions are canonical, and the pool ends with one: in between any form of
+        # a zero or of NaN-Inf will do as long as NaN-Inf compares as the greatest.
         y = add_residual.result
-        y = y & ~(self.relu & y[31]).replicate(32)
-        y = delay(m, minimum(y, upper_bound, enable=self.clip), 1, name="y")
+        y = _if(~(self.relu & y[31]), y)
+        lesser = Mux(self.clip & less(upper_bound, y), upper_bound, y)
+        nan = y[23:31].all() | (self.clip & upper_bound[23:31].all())
+        y = Cat(lesser[:23], lesser[23:31] | nan.replicate(8), lesser[31] & ~nan)
+        y = delay(m, y, 1, name="y")
 
         m.submodules.pool_sum = pool_sum = Add(stages=4)
         running = pool_sum.result
         further = ~self.window_first
+        keep = further & (self.pool == Pool.MAXIMUM.value) & less(y, running)
         m.d.comb += [
-            pool_sum.a.eq(maximum(y, running,
-                                  enable=further & (self.pool == Pool.MAXIMUM.value))),
+            pool_sum.a.eq(Mux(keep, running, y)),
             pool_sum.b.eq(_if(further & (self.pool == Pool.SUM.value), running)),
         ]
         m.d.comb += self.result.eq(self._to_code(m, running))
