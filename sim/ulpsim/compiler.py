@@ -230,15 +230,14 @@ class _Compiler:
         self.layouts = self._layouts()
         self.parameters = bytearray()
         self.buffer = 0
+        self.begun: set[int] = set()
 
     def compile(self) -> Compiled:
         fused, config = self.fused, self.config
         self.products = [self._products(chain) for chain in fused.chains]
         self.columns = [self._columns(chain) for chain in fused.chains]
-        steps = [_Step(name, fill) for name, layout in self.layouts.items()
-                 for fill in layout.fills()]
+        steps = self._fills(fused.network.input_name)
         for iteration in range(self.batch + (self.front < len(fused.chains))):
-            steps += self._loads(iteration)
             steps += self._iteration(iteration)
         steps = self._with_pieces(steps)
         steps.append(_Step("", Instruction("HALT")))
@@ -399,12 +398,21 @@ class _Compiler:
         """The front chains of one image side by side with the others of the image before it."""
         front, back = range(self.front), range(self.front, len(self.groups))
         items = _interleaved(self._items(front, iteration), self._items(back, iteration - 1))
+        loads = self._loads(iteration)
+        yield from (load for image, load in loads if image == iteration)
+        ahead = [load for image, load in loads if image != iteration]
         for item in items:
             # Tiles take turns at the parts of the accumulators.
             self.buffer = (self.buffer + 1) % self.buffers
             for step in item.steps:
-                step.instruction.values["accumulator"] = self.buffer * self._capacity()
+                if "accumulator" in step.instruction.values:
+                    step.instruction.values["accumulator"] = \
+                        self.buffer * self._capacity()
             yield from item.steps
+            # The next image comes behind what the first tile needs.
+            yield from ahead
+            ahead = []
+        yield from ahead
         image = iteration - (1 if back else 0)
         group = self.groups[-1]
         if image >= 0 and (image + 1) % group == 0:
@@ -432,7 +440,11 @@ class _Compiler:
         else:
             order = [(tile, column) for column in columns for tile in tiles]
         for tile, column in order:
-            yield self._item(chain, index, tile, column)
+            item = self._item(chain, index, tile, column)
+            if index not in self.begun:
+                self.begun.add(index)
+                item = dataclasses.replace(item, steps=[*self._fills(chain.name), *item.steps])
+            yield item
 
     def _all_weights(self) -> int:
         return sum(p.piece.size for chain in self.products for tile in chain for p in tile)
@@ -539,8 +551,12 @@ class _Compiler:
                 target_pitch=row_bytes, rows=rows, length=layout.stored_row_slots,
                 address=layout.slot(first, 0, 0), pitch=pitch))
 
-    def _loads(self, iteration: int) -> Iterator[_Step]:
-        """LOADs of the images that can come before an image's work: one image ahead if possible."""
+    def _fills(self, name: str) -> list[_Step]:
+        """Clear a tensor's border."""
+        return [_Step(name, fill) for fill in self.layouts[name].fills()]
+
+    def _loads(self, iteration: int) -> list[tuple[int, _Step]]:
+        """(image, LOAD) of the images that an iteration loads: one image ahead if possible."""
         name = self.fused.network.input_name
         layout = self.layouts[name]
         tensor, height = layout.tensor, layout.tensor.shape[0]
@@ -548,21 +564,23 @@ class _Compiler:
         readers = [i for i, c in enumerate(self.fused.chains) if name in (c.source, c.residual)]
         group = max(self.groups[i] for i in readers)
         later = int(max(readers) >= self.front)
+        loads = []
         for image in range(self.batch):
             # The image whose place this one takes is last read at the end of its group.
             before = image - layout.copies
             free = before // group * group + group + later if before >= 0 else 0
             if max(image - 1, free, 0) == iteration:
-                yield _Step(name, Instruction(
+                loads.append((image, _Step(name, Instruction(
                     "LOAD", target=Target.ACTIVATIONS, segment=Segment.INPUT,
                     offset=image * height * row_bytes, source_pitch=row_bytes, rows=height,
                     length=layout.row_slots, address=layout.slot(image, 0, 0),
-                    pitch=layout.row_pitch))
+                    pitch=layout.row_pitch))))
+        return loads
 
     def _with_pieces(self, steps: Sequence[_Step]) -> list[_Step]:
         """Give every use of weights and parameters its address, and put in the LOADs."""
         config = self.config
-        before: dict[int, list[_Step]] = {}
+        before: dict[int, list[tuple[int, _Step]]] = {}
         addresses: dict[int, int] = {}
         for target, size, room, slots in (
                 (Target.WEIGHTS, config.weight_lines, "lines of the weight scratchpad",
@@ -575,13 +593,13 @@ class _Compiler:
             addresses |= places
             for load in loads:
                 piece = load.piece
-                before.setdefault(load.place, []).append(_Step(piece.label, Instruction(
-                    "LOAD", target=target, segment=Segment.PARAMETERS, offset=piece.offset, rows=1,
-                    length=piece.size * slots, address=load.address * slots,
-                    source_pitch=0, pitch=0)))
+                before.setdefault(load.place, []).append((load.first, _Step(
+                    piece.label, Instruction(
+                        "LOAD", target=target, segment=Segment.PARAMETERS, offset=piece.offset,
+                        length=piece.size * slots, address=load.address * slots))))
         result = []
         for place, step in enumerate(steps):
-            result += before.get(place, [])
+            result += [load for _, load in sorted(before.get(place, []), key=lambda x: x[0])]
             if step.piece is not None:
                 field = "weights" if step.piece.target is Target.WEIGHTS else "parameters"
                 step.instruction.values[field] = addresses[place]
@@ -649,7 +667,8 @@ def _place(uses: Sequence[tuple[int, _Piece]], size: int,
         load.last = step
         addresses[step] = load.address
     for i, load in enumerate(loads):
-        ahead = loads[max(0, i - _AHEAD)].first
+        # The first ones are in a hurry: what is needed later must not be in front of them.
+        ahead = loads[i - min((i + 1) // 2, _AHEAD)].first
         free = max((other.last + 1 for other in loads[:i]
                     if _overlap(other, load.address, load.piece.size)), default=0)
         load.place = max(ahead, free, loads[i - 1].place if i else 0)
