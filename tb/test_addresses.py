@@ -41,19 +41,30 @@ def test_affine_loop(width, rng):
 
     async def testbench(ctx):
         turn = iter(pauses)
-        ctx.set(loop.start, 1)
-        ctx.set(loop.base, cases[0][0])
-        for number, (base, counts, strides) in enumerate(cases):
-            await ctx.tick()
-            ctx.set(loop.start, 0)
+
+        async def describe(case):
+            base, counts, strides = case
+            ctx.set(loop.step, 0)
+            ctx.set(loop.base, base)
             for i in range(3):
                 ctx.set(loop.counts[i], counts[i])
                 ctx.set(loop.strides[i], strides[i])
+            await ctx.tick()
+
+        await describe(cases[0])
+        ctx.set(loop.start, 1)
+        for number, (base, counts, strides) in enumerate(cases):
+            await ctx.tick()
+            ctx.set(loop.start, 0)
             expected = [base + int(np.dot(i, strides)) for i in np.ndindex(*counts)]
             for m, address in enumerate(expected):
                 check(ctx.get(loop.address), address, width)
                 assert ctx.get(loop.first) == (m == 0)
                 assert ctx.get(loop.last) == (m == len(expected) - 1)
+                # The next loops may be described while these run.
+                if m == max(0, len(expected) - 2) and number + 1 < len(cases):
+                    await describe(cases[number + 1])
+                    check(ctx.get(loop.address), address, width)
                 while next(turn):
                     ctx.set(loop.step, 0)
                     await ctx.tick()
@@ -61,9 +72,7 @@ def test_affine_loop(width, rng):
                 ctx.set(loop.step, 1)
                 if m < len(expected) - 1:
                     await ctx.tick()
-            if number + 1 < len(cases):
-                ctx.set(loop.start, 1)
-                ctx.set(loop.base, cases[number + 1][0])
+            ctx.set(loop.start, 1)
 
     simulate(loop, testbench)
 

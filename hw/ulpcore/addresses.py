@@ -1,6 +1,8 @@
 """Address generators without multipliers: nested loops, and windows made of runs."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
+from collections.abc import Sequence
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -45,13 +47,13 @@ class AffineLoop(wiring.Component):
 
     Members
     -------
-    start : In(1), base : In(stride_width)
-        Start at `base`.
+    start : In(1)
+        Start the loops that `base`, `counts` and `strides` describe.
+    base : In(stride_width), counts, strides : In(levels)
+        Where to start; for each loop its iterations (at least 1) and the addresses from one to the
+        next. They count in the cycle of `start`; the counts must be there in the one before too.
     step : In(1)
         Go on to the next iteration.
-    counts, strides : In(levels)
-        Iterations (at least 1) and addresses from one to the next, for each loop. They must hold
-        from the cycle after `start` to the last `step`.
     address : Out(width + 1)
         The address, or with the top bit set a number that means nothing.
     first : Out(1), last : Out(1)
@@ -79,35 +81,47 @@ class AffineLoop(wiring.Component):
         # starts[i] is where the current iteration of loop i began; loop `inner`'s is the address.
         starts = [self.address if i == inner else Signal(self.width + 1, name=f"start_{i}")
                   for i in range(self.levels)]
-        passed = [Signal(self.count_width, name=f"passed_{i}") for i in range(self.levels)]
+        strides = [Signal(self.width + 1, name=f"stride_{i}") for i in range(self.levels)]
         # ends[i]: loop i and all loops within it are in their last iterations.
-        ends: list[Value] = [Signal(name=f"end_{i}") for i in range(self.levels)]
+        ends = [Signal(name=f"end_{i}") for i in range(self.levels)] + [Const(1)]
         for i in range(self.levels):
-            own = passed[i] == self.counts[i]
-            m.d.comb += ends[i].eq(own & ends[i + 1] if i < inner else own)
+            self._count(m, i, ends)
         m.d.comb += self.last.eq(ends[0])
 
         # The loop that goes on is the innermost one that is not at its end.
-        origin, stride = starts[0], self.strides[0]
+        origin, stride = starts[0], strides[0]
         for i in range(1, self.levels):
             origin = Mux(ends[i], origin, starts[i])
-            stride = Mux(ends[i], stride, self.strides[i])
+            stride = Mux(ends[i], stride, strides[i])
         following = Signal(self.width + 1)
-        m.d.comb += following.eq(saturating_add(origin, saturate(stride, self.width), self.width))
+        m.d.comb += following.eq(saturating_add(origin, stride, self.width))
         with m.If(self.start):
-            m.d.sync += [s.eq(saturate(self.base, self.width)) for s in starts]
-            m.d.sync += [p.eq(1) for p in passed]
+            m.d.sync += [start.eq(saturate(self.base, self.width)) for start in starts]
+            m.d.sync += [stride.eq(saturate(self.strides[i], self.width))
+                         for i, stride in enumerate(strides)]
             m.d.sync += self.first.eq(1)
         with m.Elif(self.step):
-            m.d.sync += [self.address.eq(following), self.first.eq(0)]
+            m.d.sync += self.first.eq(0)
             for i in range(self.levels):
-                with m.If(ends[i]):
-                    m.d.sync += passed[i].eq(1)
-                with m.Elif(ends[i + 1] if i < inner else 1):
-                    m.d.sync += passed[i].eq(passed[i] + 1)
-                with m.If(ends[i + 1] if i < inner else 1):
+                with m.If(ends[i + 1]):
                     m.d.sync += starts[i].eq(following)
         return m
+
+    def _count(self, m: Module, i: int, ends: Sequence[Signal | Const]) -> None:
+        """The iterations of loop i. Whether one is the last is known from a register."""
+        count, left = (Signal(self.count_width, name=f"{name}_{i}") for name in ("count", "left"))
+        coming_single, single, own = (Signal(name=f"{name}_{i}")
+                                      for name in ("coming_single", "single", "last"))
+        m.d.comb += ends[i].eq(own & ends[i + 1])
+        m.d.sync += coming_single.eq(self.counts[i] == 1)
+        with m.If(self.start):
+            m.d.sync += [count.eq(self.counts[i]), left.eq(self.counts[i]),
+                         single.eq(coming_single), own.eq(coming_single)]
+        with m.Elif(self.step & ends[i + 1]):
+            with m.If(own):
+                m.d.sync += [left.eq(count), own.eq(single)]
+            with m.Else():
+                m.d.sync += [left.eq(left - 1), own.eq(left == 2)]
 
 
 class WindowWalker(wiring.Component):

@@ -303,7 +303,6 @@ class _Feeder(wiring.Component):
         bits = self.accumulator_bits
         coming = self.tiles.payload
         tile = Signal(coming.shape())
-        instruction = tile.instruction
         active = Signal()
         begin = Signal()
         accumulator = Signal(bits + 1)
@@ -313,8 +312,8 @@ class _Feeder(wiring.Component):
             loop.start.eq(begin),
             loop.base.eq(coming.instruction.address),
             loop.step.eq(active),
-            *(loop.counts[i].eq(instruction[f"count_{i}"]) for i in range(3)),
-            *(loop.strides[i].eq(instruction[f"stride_{i}"]) for i in range(3)),
+            *(loop.counts[i].eq(coming.instruction[f"count_{i}"]) for i in range(3)),
+            *(loop.strides[i].eq(coming.instruction[f"stride_{i}"]) for i in range(3)),
         ]
         with m.If(begin):
             m.d.sync += [tile.eq(coming), active.eq(1),
