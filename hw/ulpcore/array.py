@@ -57,7 +57,8 @@ class Array(wiring.Component):
         A row of weights is given, and which.
     weight_precision : In(2), weight_signed : In(1)
     sums : Out(columns * lanes x partial_sum_bits)
-        Those of column c come c cycles after those of column 0.
+        Those of column c come c cycles after those of column 0. Not from registers: a code is
+        made of a sum in floating point in the same cycle.
     sum_valid, sum_is_float, sum_address, sum_overwrite, sum_last, sum_post : Out
         With the sums of column 0.
     """
@@ -186,20 +187,21 @@ class Array(wiring.Component):
                 activation, control = element.activation_east, element.control_east
                 north[column] = element.south
 
-        # South: one register, before which a sum in floating point becomes a code.
+        # South: a sum in floating point becomes a code.
         mixed = config.has_float and config.has_integer
-        is_float: Value = delay(self.precision == Precision.FP16.value, self.latency - 1,
+        is_float: Value = delay(self.precision == Precision.FP16.value, self.latency,
                                 "is_float") if mixed else Const(config.has_float, 1)
         sideband = Cat(self.address, self.overwrite, self.last, self.post)
         m.d.comb += [
             self.sum_valid.eq(delay(self.valid, self.latency, "valid", reset_less=False)),
             Cat(self.sum_address, self.sum_overwrite, self.sum_last, self.sum_post).eq(
                 delay(sideband, self.latency, "sideband")),
-            self.sum_is_float.eq(delay(is_float, 1, "sum_is_float") if mixed else is_float),
+            self.sum_is_float.eq(is_float),
         ]
         for column in range(columns):
+            if mixed and column:
+                is_float = delay(is_float, 1, f"is_float_column{column}")
             for lane in range(config.lanes):
-                index = column * config.lanes + lane
                 south = north[column][lane]
                 if mixed:
                     value = Mux(is_float, south.floating.encode(), south.integer.as_unsigned())
@@ -207,9 +209,5 @@ class Array(wiring.Component):
                     value = south.floating.encode()
                 else:
                     value = south.integer.as_unsigned()
-                register = Signal(config.partial_sum_bits, name=f"sum_{index}", reset_less=True)
-                m.d.sync += register.eq(value)
-                m.d.comb += self.sums[index].eq(register)
-            if mixed and column < columns - 1:
-                is_float = delay(is_float, 1, f"is_float_column{column + 1}")
+                m.d.comb += self.sums[column * config.lanes + lane].eq(value)
         return m

@@ -25,7 +25,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["CUTS", "MultiplyAdd", "Operand", "ProductAdd", "Sum"]
+__all__ = ["CUTS", "MultiplyAdd", "Operand", "Product", "ProductAdd", "Sum"]
 
 _FRACTION = 9
 _WINDOW = 32
@@ -39,14 +39,13 @@ CUTS = {
     5: ("align", "add", "normalise_8", "normalise_1"),
     6: ("shift", "align", "add", "normalise_8", "normalise_1"),
 }
-_BEFORE_ADDITION = ("exponents", "shift", "align")
 
 
 class Operand(data.Struct):
     """A factor. The value is (-1)^sign * significand * 2^(exponent - 31), unless zero or NaN-Inf.
 
-    The exponent of the code is kept less 9, the significand's fraction bits: the sum of two
-    exponents is that of bit 31 of the window, 13 places left of the unit of the product.
+    The exponent is that of the code less 9: so the sum of two exponents is that of bit 31 of the
+    window, 13 places left of where the product of two numbers from 1 to 2 begins.
     """
 
     significand: 10
@@ -97,31 +96,45 @@ class Sum(data.Struct):
         return Sum(Cat(code[:15], Const(0, 2), code[15], Const(0, 2)))
 
 
+class Product(data.Struct):
+    """An exact product; `exponent` is that of bit 31 of the window.
+
+    Where a factor is zero the exponent is so low that any sum is just c.
+    """
+
+    significand: 20
+    exponent: signed(8)
+    sign: 1
+    zero: 1
+    nan: 1
+
+    @staticmethod
+    def of(a: data.View, b: data.View, significand: Value) -> "data.View":
+        """The product of two `Operand`s, that of whose significands is given, as an expression."""
+        zero = a.zero | b.zero
+        exponent = Mux(zero, -64, a.exponent + b.exponent)[:8]
+        return Product(Cat(significand, exponent, a.sign ^ b.sign, zero, a.nan | b.nan))
+
+
 class ProductAdd(wiring.Component):
-    """Adds a product of two significands to a sum.
+    """Adds a product to a sum and rounds, one each cycle.
 
     Parameters
     ----------
     stages
-        Cycles from the operands to the result, from 2 to 6: the operands come from registers,
-        and `result` is one.
+        Cycles from the addends to the result, from 2 to 6: the addends come from registers, and
+        `result` is one.
 
     Members
     -------
-    a, b
-        The factors; their significands are not used.
-    c
-        The addend, in the same cycle.
-    product
-        The product of the factors' significands, one cycle later, from a register.
-    result
-        a * b + c, rounded, `stages` cycles after the operands. One result each cycle.
+    product : In(Product)
+    c : In(Sum)
+    result : Out(Sum)
+        product + c, `stages` cycles later.
     """
 
-    a: In(Operand)
-    b: In(Operand)
+    product: In(Product)
     c: In(Sum)
-    product: In(20)
     result: Out(Sum)
 
     def __init__(self, *, stages: int) -> None:
@@ -149,39 +162,32 @@ class ProductAdd(wiring.Component):
             return signal
 
         # Exponents. `base` is the exponent that a leading one in bit 31 has.
-        a, b, c = self.a, self.b, self.c
-        product_zero = a.zero | b.zero
-        product_exponent = named("product_exponent", a.exponent + b.exponent)
-        distance = named("distance", (product_exponent - c.exponent[:6])[:8].as_signed())
+        product, c = self.product, self.c
+        distance = named("distance", (product.exponent - c.exponent[:6])[:8].as_signed())
         c_zero = named("c_zero", c.is_zero())
-        dominant = named("dominant", ~c_zero & (distance[7] | product_zero))
-        far = named("far", c_zero | ~dominant & distance[5:7].any())
-        base = named("base", Mux(dominant, c.exponent[:6], product_exponent)[:8])
-        shift, base, far, lost, significand, subtract, sign, none, nan = after(
-            "exponents", shift=distance[:5] & ~dominant.replicate(5), base=base, far=far,
+        c_larger = distance[7]
+        far = named("far", c_zero | ~c_larger & distance[5:7].any())
+        base = named("base", Mux(c_larger & ~c_zero, c.exponent[:6], product.exponent)[:8])
+        shift, base, far, lost, significand, factor, subtract, sign, none, nan = after(
+            "exponents", shift=distance[:5] & ~c_larger.replicate(5), base=base, far=far,
             lost=far & ~c_zero, significand=Cat(c.fraction, Const(1, 1)),
-            subtract=a.sign ^ b.sign ^ c.sign, sign=a.sign ^ b.sign, none=product_zero & c_zero,
-            nan=a.nan | b.nan | c.is_nan())
+            product=product.significand, subtract=product.sign ^ c.sign, sign=product.sign,
+            none=product.zero & c_zero, nan=product.nan | c.is_nan())
 
         # Shift c, first within 17 bits, then to its place.
         shifted = named("shifted", (Cat(Const(0, 7), significand) >> shift[:3])[:17])
         shifted = Mux(far, 0, shifted)
-        shifted, shift, base, lost, subtract, sign, none, nan = after(
-            "shift", shifted=shifted, shift=shift[3:], base=base, lost=lost, subtract=subtract,
-            sign=sign, none=none, nan=nan)
+        shifted, shift, base, lost, factor, subtract, sign, none, nan = after(
+            "shift", shifted=shifted, shift=shift[3:], base=base, lost=lost, product=factor,
+            subtract=subtract, sign=sign, none=none, nan=nan)
         aligned = named("aligned", Cat(Const(0, 15), shifted) >> Cat(Const(0, 3), shift))
         addend = named("addend", aligned ^ subtract.replicate(_WINDOW))
         lost = lost | shift[1] & (shifted[0] | shift[0] & shifted[1:9].any())
-        addend, increment, base, subtract, sign, none, nan = after(
-            "align", addend=addend, increment=subtract & ~lost, base=base, subtract=subtract,
-            sign=sign, none=none, nan=nan)
+        addend, increment, base, factor, subtract, sign, none, nan = after(
+            "align", addend=addend, increment=subtract & ~lost, base=base, product=factor,
+            subtract=subtract, sign=sign, none=none, nan=nan)
 
-        product = self.product
-        for i in range(sum(cut in _BEFORE_ADDITION for cut in cuts) - 1):
-            delayed = Signal(20, name=f"product_{i + 1}", reset_less=True)
-            m.d.sync += delayed.eq(product)
-            product = delayed
-        total = named("total", (product + Cat(addend, subtract))[:_WINDOW + 1])
+        total = named("total", (factor + Cat(addend, subtract))[:_WINDOW + 1])
         total, increment, base, sign, none, nan = after(
             "add", total=total, increment=increment, base=base, sign=sign, none=none, nan=nan)
 
@@ -227,18 +233,22 @@ class ProductAdd(wiring.Component):
 class MultiplyAdd(wiring.Component):
     """r = round(a * b + c) in DLFloat16 codes, one each cycle.
 
+    The multiplication has a cycle to itself. A chain of sums does not wait for it: from one sum
+    to the next it is `stages` cycles.
+
     Parameters
     ----------
     stages
-        Cycles from the operands to the result, from 2 to 6. The operands are used as they come;
-        in the array they come from registers.
+        Cycles from c to the result, from 2 to 6.
 
     Members
     -------
-    a, b, c
-        Codes.
-    r
-        The code of the result, `stages` cycles later.
+    a, b : In(16)
+        Codes of the factors.
+    c : In(16)
+        Code of the addend, one cycle later.
+    r : Out(16)
+        The code of the result, `stages` cycles after c.
     """
 
     a: In(16)
@@ -254,13 +264,12 @@ class MultiplyAdd(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.add = add = self._add
-        product = Signal(20, reset_less=True)
+        a, b = Operand.decode(self.a), Operand.decode(self.b)
+        product = Signal(Product, reset_less=True)
+        m.d.sync += product.eq(Product.of(a, b, a.significand * b.significand))
         m.d.comb += [
-            add.a.eq(Operand.decode(self.a)),
-            add.b.eq(Operand.decode(self.b)),
-            add.c.eq(Sum.decode(self.c)),
             add.product.eq(product),
+            add.c.eq(Sum.decode(self.c)),
             self.r.eq(add.result.encode()),
         ]
-        m.d.sync += product.eq(add.a.significand * add.b.significand)
         return m

@@ -1,14 +1,17 @@
 """One element of the array: activations pass to the east, partial sums to the south."""
 
-from amaranth.hdl import Cat, Module, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from ulpsim.config import CoreConfig
 
-from .multiply_add import ProductAdd, Sum
+from .multiply_add import Product, ProductAdd, Sum
 from .packing import Mode, Packing
 
 __all__ = ["Control", "PartialSum", "ProcessingElement"]
+
+
+_SIGNIFICAND = Product.as_shape()["significand"].width
 
 
 class Control(data.Struct):
@@ -36,9 +39,8 @@ class PartialSum(data.StructLayout):
 class ProcessingElement(wiring.Component):
     """`lanes` slots that share an activation: each multiplies it by its weight and adds.
 
-    south = north + activation * weight, where the north is taken two cycles after the activation
-    is given (in the cycle after its register) less one: a vector's activation for the next row
-    comes `multiply_add_stages` cycles after that for this row.
+    south = north + activation * weight. The product takes two cycles, one for the operands'
+    registers and one for the multiplication; then it meets the sum from the north.
 
     Parameters
     ----------
@@ -55,7 +57,7 @@ class ProcessingElement(wiring.Component):
     load : In(1)
         Take `weights` as the next ones. They hold from a swap in any later cycle on.
     north : In(lanes x PartialSum)
-        The partial sum, one cycle after its activation.
+        The partial sum, two cycles after its activation.
     south : Out(lanes x PartialSum)
         The new partial sum, `multiply_add_stages` cycles after the north's.
     """
@@ -105,11 +107,14 @@ class ProcessingElement(wiring.Component):
             if config.has_float:
                 adder = ProductAdd(stages=config.multiply_add_stages)
                 m.submodules[f"add{suffix}"] = adder
+                # The significand is in the multiplier's register.
+                tags = Product.of(packing.operand(activation), packing.operand(weight),
+                                  Const(0, _SIGNIFICAND)).as_value()[_SIGNIFICAND:]
+                tags_product = Signal(tags.shape(), name=f"tags{suffix}", reset_less=True)
+                m.d.sync += tags_product.eq(tags)
                 m.d.comb += [
-                    adder.a.eq(packing.operand(activation)),
-                    adder.b.eq(packing.operand(weight)),
+                    adder.product.eq(Cat(products[0][:_SIGNIFICAND], tags_product)),
                     adder.c.eq(self.north[lane].floating),
-                    adder.product.eq(products[0]),
                     self.south[lane].floating.eq(adder.result),
                 ]
             if config.has_integer:
@@ -132,9 +137,7 @@ class ProcessingElement(wiring.Component):
 
     def _integer_sum(self, m: Module, north: Value, products: list[Signal], odds: list[Value],
                      mode: data.View, suffix: str) -> Value:
-        """The integers' sum, in two steps if there is time for two, and on time."""
-        stages = self.config.multiply_add_stages
-        sum_bits = self.config.partial_sum_bits
+        """The integers' sum, made in two steps and then kept until it is time."""
 
         def register(value: Value, name: str) -> Signal:
             signal = Signal(value.shape(), name=f"{name}{suffix}", reset_less=True)
@@ -148,12 +151,10 @@ class ProcessingElement(wiring.Component):
         (low, low_carry), (high, carry) = (
             self.packing.dot_product(product, odd, mode)
             for product, odd in zip(products, odds, strict=True))
-        dot = add(low, high, low_carry)[:self.packing.dot_bits + 1].as_signed()
+        dot = register(add(low, high, low_carry)[:self.packing.dot_bits + 1].as_signed(), "dot")
+        carry = register(carry, "carry")
         north = register(north, "north_1")
-        if stages > 2:
-            north, dot, carry = (register(north, "north_2"), register(dot, "dot"),
-                                 register(carry, "carry"))
-        total = register(add(north, dot, carry)[:sum_bits].as_signed(), "sum")
-        for i in range(stages - (3 if stages > 2 else 2)):
-            total = register(total, f"sum_{i + 1}")
+        total = add(north, dot, carry)[:self.config.partial_sum_bits].as_signed()
+        for i in range(1, self.config.multiply_add_stages):
+            total = register(total, f"sum_{i}")
         return total
