@@ -28,6 +28,10 @@ def finish_latency(config: CoreConfig) -> int:
     return array + config.columns - 1 + config.accumulate_latency
 
 
+def _vectors(instruction: Instruction) -> int:
+    return instruction["count_0"] * instruction["count_1"] * instruction["count_2"]
+
+
 class Execute:
     """The execute unit.
 
@@ -43,8 +47,8 @@ class Execute:
         self.config = config
         #: When the last tile of the instructions so far begins.
         self.begin = 0
-        self._vectors = 0
-        self._period = 0
+        self._free = 0
+        self._settled = 0
         self._accumulator = 0
 
     def feed(self, instruction: Instruction, offered: int) -> tuple[int, int, int]:
@@ -55,19 +59,20 @@ class Execute:
         """
         config = self.config
         taken = max(offered, self.begin)
-        occupied = self._period
-        if instruction["accumulate"] and instruction["accumulator"] != self._accumulator:
-            occupied = max(occupied, self._vectors + config.accumulate_latency - 1)
-        first = max(taken + config.rows + 1, self.begin + occupied)
-        self._vectors = instruction["count_0"] * instruction["count_1"] * instruction["count_2"]
-        self._period = max(self._vectors, config.minimum_tile_period)
-        self._accumulator = instruction["accumulator"]
+        elsewhere = instruction["accumulate"] and instruction["accumulator"] != self._accumulator
+        free = max(self._free, self._settled) if elsewhere else self._free
+        first = max(taken + config.rows + 1, free)
+        vectors = _vectors(instruction)
+        period = max(vectors, config.minimum_tile_period)
         tiles = -(-instruction["depth"] // config.rows)
-        self.begin = first + (tiles - 1) * self._period
+        self.begin = first + (tiles - 1) * period
+        self._free = self.begin + period
+        self._settled = self.begin + vectors + config.accumulate_latency - 1
+        self._accumulator = instruction["accumulator"]
         return taken, first, self.begin
 
     def take(self, instruction: Instruction, offered: int) -> tuple[int, int]:
         """Cycles in which an instruction is taken and retires; as `feed` otherwise."""
         taken, _, last = self.feed(instruction, offered)
-        entered = last + VECTOR_LATENCY + self._vectors - 1
+        entered = last + VECTOR_LATENCY + _vectors(instruction) - 1
         return taken, entered + finish_latency(self.config)
