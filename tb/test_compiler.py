@@ -11,7 +11,7 @@ from ulpsim.evaluation import evaluate
 from ulpsim.formats import FORMATS
 from ulpsim.interpreter import Machine
 from ulpsim.isa import Cause, Segment
-from ulpsim.network import Network, load_network
+from ulpsim.network import Network, Stored, load_network
 from ulpsim.programs import random_codes, random_network
 
 PARAMETERS = Path(__file__).parent.parent / "examples" / "fashion_mnist" / "parameters"
@@ -112,13 +112,10 @@ def test_trained_networks(name, rng):
 @pytest.mark.parametrize("name", ["int8", "int4", "int2"])
 def test_trained_networks_on_the_small_core(name, rng):
     """What the small core lacks is FP16: with another output format the networks fit it."""
-    path = PARAMETERS / f"fashion-{name}.json"
-    network = load_network(path)
+    network = load_network(PARAMETERS / f"fashion-{name}.json")
     with pytest.raises(CompileError, match="format must be one that the core 'nano' has"):
         compile_network(network, NANO)
-    last = network.layers[-1]
-    network = dataclasses.replace(network, layers=(*network.layers[:-1], dataclasses.replace(
-        last, output=dataclasses.replace(last.output, format=FORMATS["INT8"], step=0.25))))
+    network = network.with_output(Stored(FORMATS["INT8"], 0.25))
     compiled = compile_network(network, NANO)
     images = images_for(network, rng, compiled.batch)
     assert np.array_equal(run(compiled, images), evaluate(network, images, NANO.rows))

@@ -158,6 +158,11 @@ class Network:
                     if layer.output is not None}
         return tensors
 
+    def with_output(self, stored: Stored) -> "Network":
+        """The same network with its output stored otherwise, as a core without FP16 needs it."""
+        last = dataclasses.replace(self.layers[-1], output=stored)
+        return dataclasses.replace(self, layers=(*self.layers[:-1], last))
+
     def consumers(self, name: str) -> list[Layer]:
         """The layers that read a tensor, once for each time that they do."""
         return [layer for layer in self.layers for source in layer.inputs if source == name]
