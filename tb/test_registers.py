@@ -172,6 +172,11 @@ def test_registers(config):
                      environment={"BENCH_CONFIG": config.name}) == 2
 
 
+def test_the_document_is_printed_from_the_table():
+    path = Path(__file__).parents[1] / "docs" / "registers.md"
+    assert path.read_text(encoding="utf-8") == documentation()
+
+
 def test_the_table_is_sound():
     offsets = [r.offset for r in REGISTERS]
     assert len(set(offsets)) == len(offsets) == len(BY_NAME)
