@@ -36,8 +36,8 @@ CUTS = {
     2: ("align",),
     3: ("shift", "normalise_16"),
     4: ("shift", "normalise_16", "normalise_2"),
-    5: ("align", "add", "normalise_8", "normalise_1"),
-    6: ("shift", "align", "add", "normalise_8", "normalise_1"),
+    5: ("shift", "add", "normalise_8", "normalise_2"),
+    6: ("shift", "align", "add", "normalise_8", "normalise_2"),
 }
 
 
