@@ -24,6 +24,7 @@ from . import evaluation, integers
 from .config import SLOT_BYTES, CoreConfig
 from .formats import Format
 from .fusion import VECTOR, Chain, CompileError, Fused, Tensor, fuse
+from .interpreter import PARAMETER_SLOTS
 from .isa import Instruction, Segment, Target
 from .layout import TensorLayout
 from .network import Network
@@ -39,10 +40,8 @@ _PERIODS = (2, 1, 0)
 _BUFFERS = (3, 2, 1)
 #: Pieces of weights or parameters that are loaded ahead of the one in use.
 _AHEAD = 4
-#: Slots of one column of parameters.
-PARAMETER_SLOTS = 8
-#: Largest count of a loop in an instruction.
-_MOST_COUNT = 4095
+#: Largest count of a loop, and largest depth, in an instruction.
+_MOST_COUNT, _MOST_DEPTH = 4095, 65535
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -198,11 +197,10 @@ class _Step:
 class _Item:
     """One tile of one tile of columns: its MATMULs and the SPECIAL, that share accumulators.
 
-    `cycles` says about how long they take, the one beside the other.
+    `cycles` says about how long the two take together.
     """
 
     steps: list[_Step]
-    accumulators: int
     cycles: int
 
 
@@ -228,6 +226,10 @@ class _Compiler:
         self.buffers = self._buffers()
         self.groups = self._groups(periods)
         self.layouts = self._layouts()
+        self.weights_stay = sum(
+            -(-len(chain.weights) // VECTOR) * math.prod(chain.kernel)
+            * fused.tensors[chain.source].pixel_slots for chain in fused.chains
+        ) <= config.weight_lines
         self.parameters = bytearray()
         self.buffer = 0
         self.begun: set[int] = set()
@@ -356,15 +358,18 @@ class _Compiler:
 
     def _parts(self, chain: Chain, depth: int, row_pitch: int,
                pixel_slots: int) -> list[tuple[int, int, int, int, int]]:
-        """K cut so that two parts' weights fit: (line, lines, slot, run length, run pitch)."""
+        """K cut so that the weights of two parts fit: (line, lines, slot, run length, run pitch).
+
+        It is not cut if all weights of the network fit, or if it cannot be and one tile fits.
+        """
         config = self.config
         rows, run = chain.kernel[0], chain.kernel[1] * pixel_slots
         if rows == 1 or row_pitch == run:
             rows, run, row_pitch = 1, depth, depth
-        most = config.weight_lines
-        if depth <= most:
-            return [(0, depth, 0, run, row_pitch)]
-        most //= 2
+        uncut = [(0, depth, 0, run, row_pitch)]
+        most = min(config.weight_lines // 2, _MOST_DEPTH)
+        if depth <= (_MOST_DEPTH if self.weights_stay else most):
+            return uncut
         # Tiles of FP16 must stay what they are without the cut: sums depend on them.
         granule = config.rows if chain.weight_format.precision.is_float else 1
         whole = next((n for n in range(most // run, 0, -1) if n * run % granule == 0), 0)
@@ -372,6 +377,8 @@ class _Compiler:
             return [(first * run, count * run, first * row_pitch, run, row_pitch)
                     for first, count in _blocks(rows, whole)]
         if rows > 1 and run % granule:
+            if depth <= min(config.weight_lines, _MOST_DEPTH):
+                return uncut
             raise CompileError(chain.name, f"{run} slots of a kernel's row must be a multiple of "
                                f"the array's {config.rows} rows, as the weights of a tile of "
                                f"columns, {depth} lines, do not fit the scratchpad's "
@@ -406,8 +413,7 @@ class _Compiler:
             self.buffer = (self.buffer + 1) % self.buffers
             for step in item.steps:
                 if "accumulator" in step.instruction.values:
-                    step.instruction.values["accumulator"] = \
-                        self.buffer * self._capacity()
+                    step.instruction.values["accumulator"] = self.buffer * self._capacity()
             yield from item.steps
             # The next image comes behind what the first tile needs.
             yield from ahead
@@ -435,7 +441,7 @@ class _Compiler:
         columns = range(len(self.columns[index]))
         # Weights that stay are used column by column in turn: the next layer's first rows are
         # ready early. Others are used up before the next ones come.
-        if self._all_weights() <= self.config.weight_lines:
+        if self.weights_stay:
             order = [(tile, column) for tile in tiles for column in columns]
         else:
             order = [(tile, column) for column in columns for tile in tiles]
@@ -445,9 +451,6 @@ class _Compiler:
                 self.begun.add(index)
                 item = dataclasses.replace(item, steps=[*self._fills(chain.name), *item.steps])
             yield item
-
-    def _all_weights(self) -> int:
-        return sum(p.piece.size for chain in self.products for tile in chain for p in tile)
 
     def _capacity(self) -> int:
         """Accumulators of a tile."""
@@ -533,7 +536,7 @@ class _Compiler:
         tiles = sum(-(-product.piece.size // config.rows)
                     for product in self.products[index][column])
         windows = tile.images * tile.rows * tile.columns * math.prod(chain.window)
-        return _Item(steps, vectors, tiles * max(vectors, config.minimum_tile_period)
+        return _Item(steps, tiles * max(vectors, config.minimum_tile_period)
                      + windows * config.phases)
 
     # --- moving data

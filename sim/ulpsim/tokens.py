@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .config import SLOT_BYTES, CoreConfig
+from .interpreter import MOST_TOKENS, PARAMETER_SLOTS
 from .isa import Instruction, Segment, Target, Unit
 
 __all__ = [
@@ -30,10 +31,6 @@ __all__ = [
     "most_outstanding",
     "with_tokens",
 ]
-
-#: Tokens from one unit to another that the hardware counts.
-_MOST_TOKENS = 255
-_PARAMETER_SLOTS = 8
 
 
 class TokenError(ValueError):
@@ -103,7 +100,7 @@ def _accesses(instruction: Instruction, config: CoreConfig) -> Iterator[Access]:
             memory, size = {
                 Target.ACTIVATIONS: (Memory.ACTIVATIONS, 1),
                 Target.WEIGHTS: (Memory.WEIGHTS, config.column_lanes),
-                Target.PARAMETERS: (Memory.PARAMETERS, _PARAMETER_SLOTS),
+                Target.PARAMETERS: (Memory.PARAMETERS, PARAMETER_SLOTS),
             }[Target(instruction["target"])]
         yield Access(memory, np.unique(rows // size), True)
     elif instruction.name == "MATMUL":
@@ -216,8 +213,8 @@ def with_tokens(program: Sequence[Instruction], config: CoreConfig) -> list[Inst
         known.append(sure)
         latest[instruction.unit.value] = sure
     worst = most_outstanding(marked, config)
-    if worst > _MOST_TOKENS:
-        raise TokenError(f"tokens from one unit to another must be at most {_MOST_TOKENS} at a "
+    if worst > MOST_TOKENS:
+        raise TokenError(f"tokens from one unit to another must be at most {MOST_TOKENS} at a "
                          f"time, not {worst}")
     return marked
 
