@@ -180,11 +180,11 @@ class Add(wiring.Component):
         total = (Cat(Const(1, 1), Const(0, 3), significand, Const(0, 1))
                  + Cat(subtract, addend, subtract))[1:29]
         total = _named(m, total, "total")
-        total, coarse = _normalise(m, total, (16, 8))
+        total, coarse = _normalise(m, total, (16, 8, 4))
         total, coarse, exponent, sign, nan = after(
             "coarse", total=total, shift=coarse, exponent=exponent, sign=sign, nan=nan)
 
-        total, fine = _normalise(m, total, (4, 2, 1))
+        total, fine = _normalise(m, total, (2, 1))
         total, shift, exponent, sign, nan = after(
             "fine", total=total, shift=Cat(fine, coarse), exponent=exponent, sign=sign, nan=nan)
 
