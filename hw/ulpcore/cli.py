@@ -49,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
                      help="a network in the form of docs/networks.md, arrays in a .npz beside it")
     sub.add_argument("--batch", type=int, metavar="N",
                      help="images a run (default: as many as pay)")
+    sub.add_argument("--latency", type=int, default=16, metavar="CYCLES",
+                     help="latency of the memory, for the predicted cycles (default: 16)")
     sub.add_argument("--output", type=Path, default=Path("build"), metavar="FOLDER",
                      help="where to write NAME.program, NAME.parameters and NAME.asm")
 
@@ -98,7 +100,11 @@ def _generate(options: argparse.Namespace) -> int:
 
 
 def _compile(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+    from ulpsim.breakdown import CAUSES, breakdown
     from ulpsim.compiler import compile_network
+    from ulpsim.cycles import predict
     from ulpsim.network import load_network
 
     config = load_config(options.config)
@@ -109,15 +115,36 @@ def _compile(options: argparse.Namespace) -> int:
     stem.with_suffix(".program").write_bytes(isa.encode_program(compiled.program))
     stem.with_suffix(".parameters").write_bytes(compiled.parameters)
     stem.with_suffix(".asm").write_text(isa.disassemble(compiled.program) + "\n")
+    # Any placement at page boundaries takes the same time.
+    segments, end = {}, 1 << 20
+    for segment, size in compiled.segment_bytes.items():
+        segments[segment] = (end, size)
+        end += -(-size // 4096) * 4096
+    prediction = predict(compiled.program, config, program_address=0, segments=segments,
+                         latency=options.latency)
+    table = breakdown(prediction, compiled.program, compiled.labels, config)
     summary = {"network": network.name, "config": config.name, "batch": compiled.batch,
-               "instructions": len(compiled.program), "parameter bytes": len(compiled.parameters),
-               "files": [str(stem.with_suffix(s)) for s in (".program", ".parameters", ".asm")]}
+               "instructions": len(compiled.program), "parameter_bytes": len(compiled.parameters),
+               "files": [str(stem.with_suffix(s)) for s in (".program", ".parameters", ".asm")],
+               "cycles": prediction.cycles, "latency": options.latency, "breakdown": table}
     if options.json:
         print(json.dumps(summary))
-    else:
-        print(f"{network.name} for {config.name}: {len(compiled.program)} instructions for "
-              f"{compiled.batch} images, {len(compiled.parameters)} parameter bytes")
-        print("wrote " + ", ".join(summary["files"]))
+        return 0
+    print(f"{network.name} for {config.name}: {len(compiled.program)} instructions for "
+          f"{compiled.batch} images, {len(compiled.parameters)} parameter bytes")
+    causes = [cause for cause in CAUSES if any(cause in row for row in table.values())]
+    grid = Table(title=f"{prediction.cycles} cycles for {compiled.batch} images, memory latency "
+                 f"{options.latency}: what the array does, or waits for")
+    grid.add_column("layer")
+    for cause in (*causes, "all"):
+        grid.add_column(cause, justify="right")
+    for label, row in table.items():
+        grid.add_row(label, *(str(row.get(c, 0)) for c in causes), str(sum(row.values())))
+    grid.add_section()
+    grid.add_row("all", *(str(sum(row.get(c, 0) for row in table.values())) for c in causes),
+                 str(prediction.cycles))
+    Console().print(grid)
+    print("wrote " + ", ".join(summary["files"]))
     return 0
 
 

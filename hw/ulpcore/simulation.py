@@ -363,8 +363,10 @@ def run_cocotb(model: Path, *, top: str, module: str,
                 plusargs=list(plusargs), log_file=log,
                 extra_env={"PYTHONPATH": paths, **(environment or {})})
         except (SystemExit, RuntimeError) as error:
-            text = log.read_text()[-8000:] if log.exists() else str(error)
-            raise SimulationError(f"cocotb could not run {module}:\n{text}") from error
+            # The runner raises for failed tests as well; those are named below.
+            if not results.exists():
+                text = log.read_text()[-8000:] if log.exists() else str(error)
+                raise SimulationError(f"cocotb could not run {module}:\n{text}") from error
         return _count(results, log, module)
 
 

@@ -36,6 +36,8 @@ class Generator:
         `component` must be in the `sync` domain only. All components given the same name must
         be built from the same parameters; ValueError if their classes or ports differ.
         """
+        # Amaranth warns of components that nothing elaborates; this one stands in for its like.
+        component._MustUse__used = True
         first = self.elements.setdefault(name, component)
         if type(first) is not type(component) or first.signature != component.signature:
             raise ValueError(f"elements named {name!r} must be alike, not {first!r} and "
@@ -44,8 +46,6 @@ class Generator:
             f"{'i' if flow == wiring.In else 'o'}_{port}": value
             for port, flow, value in _ports(component)
         }
-        # Amaranth warns of components that nothing elaborates; this one stands in for its like.
-        component._MustUse__used = True
         return Instance(name, i_clk=ClockSignal(), i_rst=ResetSignal(), **connections)
 
 

@@ -1,0 +1,70 @@
+"""Trained networks on the RTL: every word and cycle, and that differences would be seen."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ulpcore import demonstration
+from ulpcore.cli import main
+from ulpcore.demonstration import compare_network
+from ulpcore.rtl import MemoryModel
+from ulpsim.config import EDGE
+from ulpsim.evaluation import evaluate, quantise
+from ulpsim.network import load_network
+
+FOLDER = Path(__file__).parents[1] / "examples" / "fashion_mnist"
+NAMES = ("fashion-fp16", "fashion-int8", "fashion-int4", "fashion-int2")
+
+
+@pytest.fixture(scope="module")
+def images():
+    with np.load(FOLDER / "images.npz") as arrays:
+        return arrays["images"][:2, :, :, None] / 255.0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_networks_agree(name, images):
+    network = load_network(FOLDER / "parameters" / f"{name}.json")
+    codes = quantise(images, network.input)
+    run = compare_network(network, EDGE, codes, model=MemoryModel(latency=20), batch=2)
+    assert run.comparison.agree
+    assert run.cycles == run.predicted
+    assert (run.outputs_rtl == evaluate(network, codes)).all()
+
+
+def test_networks_agree_under_stalls(images):
+    network = load_network(FOLDER / "parameters" / "fashion-int2.json")
+    run = compare_network(network, EDGE, quantise(images, network.input), batch=1,
+                          model=MemoryModel(latency=20, stall_seed=5))
+    assert run.comparison.agree
+
+
+def test_run_prints_the_table(capsys):
+    path = FOLDER / "parameters" / "fashion-int2.json"
+    assert main(["run", str(path), "--images", "2", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["networks"][0]
+    assert row["images"] == 2
+    assert row["differing_words"] == row["differing_cycles"] == 0
+    assert row["cycles_predicted"] == row["cycles_measured"]
+
+
+@pytest.mark.parametrize("change", ["word", "cycle"])
+def test_one_difference_fails_the_run(change, monkeypatch, capsys):
+    honest = demonstration.run_jobs
+
+    def tampered(*arguments, **options):
+        results, memory = honest(*arguments, **options)
+        if change == "word":
+            memory = memory.copy()
+            memory[-4096] ^= 1
+        else:
+            results = [dataclasses.replace(results[0], cycles=results[0].cycles + 1),
+                       *results[1:]]
+        return results, memory
+
+    monkeypatch.setattr(demonstration, "run_jobs", tampered)
+    path = FOLDER / "parameters" / "fashion-int2.json"
+    assert main(["run", str(path), "--images", "1"]) == 1
+    assert "1 differing" in capsys.readouterr().err
