@@ -236,6 +236,11 @@ class _Compiler:
 
     def compile(self) -> Compiled:
         fused, config = self.fused, self.config
+        # Each item is at least a MATMUL and a SPECIAL: most programs too long are known as such.
+        items = sum(self.batch // group * len(list(self._tiles(chain, 0, group)))
+                    * -(-len(chain.weights) // VECTOR)
+                    for chain, group in zip(fused.chains, self.groups, strict=True))
+        self._check_length(2 * items + self.batch + 1, "at least ")
         self.products = [self._products(chain) for chain in fused.chains]
         self.columns = [self._columns(chain) for chain in fused.chains]
         steps = self._fills(fused.network.input_name)
@@ -243,10 +248,7 @@ class _Compiler:
             steps += self._iteration(iteration)
         steps = self._with_pieces(steps)
         steps.append(_Step("", Instruction("HALT")))
-        if len(steps) > config.program_length:
-            raise CompileError(fused.network.output_name, f"{self.batch} images need a program of "
-                               f"{len(steps)} instructions; the core holds "
-                               f"{config.program_length}")
+        self._check_length(len(steps))
         try:
             program = with_tokens([step.instruction for step in steps], config)
         except TokenError as error:
@@ -264,6 +266,12 @@ class _Compiler:
             multiply_adds={chain.layers[0]: chain.multiply_adds for chain in fused.chains
                            if chain.multiply_adds},
             input_tensor=source, output_tensor=result)
+
+    def _check_length(self, instructions: int, about: str = "") -> None:
+        if instructions > self.config.program_length:
+            raise CompileError(
+                self.fused.network.output_name, f"{self.batch} images need a program of {about}"
+                f"{instructions} instructions; the core holds {self.config.program_length}")
 
     def _image_bytes(self, tensor: Tensor) -> int:
         return tensor.shape[0] * _bus_row(tensor, self.config) * SLOT_BYTES

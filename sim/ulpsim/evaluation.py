@@ -15,7 +15,7 @@ from .isa import Pool
 from .matmul import matmul
 from .network import Network, Stored
 
-__all__ = ["evaluate", "evaluate_tensors", "quantise", "real_values"]
+__all__ = ["check_codes", "evaluate", "evaluate_tensors", "quantise", "real_values"]
 
 #: Images that are computed at once.
 _BLOCK = 64
@@ -48,17 +48,21 @@ def evaluate(network: Network, images: ArrayLike, rows: int = 8) -> NDArray[np.i
     of another shape or with codes outside of the input's format, CompileError for what `fuse`
     refuses.
     """
-    return evaluate_tensors(network, images, rows)[network.output_name]
+    fused, codes = fuse(network), check_codes(network, images)
+    return np.concatenate([_evaluate_block(fused, block, rows)[network.output_name]
+                           for block in _blocks(codes)])
 
 
 def evaluate_tensors(network: Network, images: ArrayLike,
                      rows: int = 8) -> dict[str, NDArray[np.int64]]:
     """Codes of every stored tensor by name; see `evaluate`."""
-    fused = fuse(network)
-    codes = check_codes(network, images)
-    parts = [_evaluate_block(fused, codes[first:first + _BLOCK], rows)
-             for first in range(0, max(1, len(codes)), _BLOCK)]
+    fused, codes = fuse(network), check_codes(network, images)
+    parts = [_evaluate_block(fused, block, rows) for block in _blocks(codes)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _blocks(codes: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return [codes[first:first + _BLOCK] for first in range(0, max(1, len(codes)), _BLOCK)]
 
 
 def check_codes(network: Network, images: ArrayLike) -> NDArray[np.int64]:
