@@ -1,6 +1,7 @@
 """Address generators without multipliers: nested loops, and windows made of runs."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, wiring
@@ -59,6 +60,15 @@ class AffineLoop(wiring.Component):
     first : Out(1), last : Out(1)
         The first and the last iteration of all loops.
     """
+
+    start: Signal
+    base: Signal
+    step: Signal
+    counts: Any
+    strides: Any
+    address: Signal
+    first: Signal
+    last: Signal
 
     def __init__(self, *, width: int, stride_width: int = 20, count_width: int = 12,
                  levels: int = 3) -> None:
@@ -145,6 +155,12 @@ class WindowWalker(wiring.Component):
     offset : Out(width + 1)
         The offset, or with the top bit set a number that means nothing.
     """
+
+    start: Signal
+    step: Signal
+    run_length: Signal
+    run_pitch: Signal
+    offset: Signal
 
     def __init__(self, *, width: int, pitch_width: int = 20, length_width: int = 16) -> None:
         self.width = require_positive("width", width)

@@ -1,5 +1,7 @@
 """The execute unit: runs MATMUL by feeding weights and vectors of activations to the array."""
 
+from typing import Any
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -72,6 +74,39 @@ class Execute(wiring.Component):
     completed : In(1), completed_post : In(4)
         `retired` of the `Accumulators`.
     """
+
+    instructions: Any
+    retired: Signal
+    retired_post: Signal
+    fault: Signal
+    fault_cause: Signal
+    fault_index: Signal
+    busy: Signal
+    stop: Signal
+    gather_enable: Signal
+    gather_addresses: Any
+    gathered: Any
+    weight_read_enable: Signal
+    weight_read_line: Signal
+    weight_read_data: Any
+    vector: Any
+    mask: Signal
+    valid: Signal
+    swap: Signal
+    precision: Signal
+    activation_signed: Signal
+    vector_weight_signed: Signal
+    address: Signal
+    overwrite: Signal
+    last: Signal
+    post: Signal
+    weights: Any
+    weight_valid: Signal
+    weight_row: Signal
+    weight_precision: Signal
+    weight_signed: Signal
+    completed: Signal
+    completed_post: Signal
 
     def __init__(self, *, config: CoreConfig) -> None:
         self.config = require_config(config)
@@ -162,7 +197,7 @@ class Execute(wiring.Component):
             "weight_row", "weight_precision", "weight_signed")]
 
 
-def _delay(m: Module, value: Value, cycles: int, name: str) -> Value:
+def _delay(m: Module, value: Any, cycles: int, name: str) -> Any:
     for i in range(cycles):
         later = Signal(value.shape(), name=f"{name}_{i + 1}")
         m.d.sync += later.eq(value)
@@ -186,6 +221,9 @@ def _tile_layout(config: CoreConfig) -> data.StructLayout:
 class _Walker(wiring.Component):
     """Takes instructions and finds the tiles of each, in `rows` + 1 cycles a tile."""
 
+    instructions: Any
+    tiles: Any
+
     def __init__(self, *, config: CoreConfig) -> None:
         self.config = config
         super().__init__({
@@ -196,7 +234,7 @@ class _Walker(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config, tile = self.config, self.tiles.payload
-        instruction = Signal(self.instructions.payload.shape())
+        instruction: Any = Signal(self.instructions.payload.shape())
         offsets, mask = Signal(tile.offsets.shape()), Signal(config.rows)
         first = Signal()
         taken = self.instructions.valid & self.instructions.ready
@@ -248,7 +286,7 @@ class _Walker(wiring.Component):
             ]
         return m
 
-    def _cause(self, m: Module, instruction: data.View) -> Value:
+    def _cause(self, m: Module, instruction: Any) -> Value:
         """What is wrong with the instruction itself, two cycles after it was taken."""
         config = self.config
         known = Cat(instruction.precision == p.value for p in config.formats).any()
@@ -263,7 +301,7 @@ class _Walker(wiring.Component):
              Cause.MISALIGNED_ADDRESS),
             (last_line[exact_log2(config.weight_lines):].any(), Cause.WEIGHT_RANGE),
         ]
-        cause: Value | int = Cause.NONE.value
+        cause: Value = Const(Cause.NONE.value, 8)
         for broken, its_cause in reversed(rules):
             register = Signal(name=f"breaks_{its_cause.name.lower()}")
             m.d.sync += register.eq(broken)
@@ -278,6 +316,14 @@ class _Feeder(wiring.Component):
     was taken; `sent_valid` only if the vector may be used. `failed`, with `cause`, is about the
     same vector.
     """
+
+    tiles: Any
+    halt: Signal
+    slots: Any
+    sent: Any
+    sent_valid: Signal
+    failed: Signal
+    cause: Signal
 
     def __init__(self, *, config: CoreConfig) -> None:
         self.config = config
@@ -302,7 +348,7 @@ class _Feeder(wiring.Component):
         m = Module()
         bits = self.accumulator_bits
         coming = self.tiles.payload
-        tile = Signal(coming.shape())
+        tile: Any = Signal(coming.shape())
         active = Signal()
         begin = Signal()
         accumulator = Signal(bits + 1)
@@ -325,7 +371,7 @@ class _Feeder(wiring.Component):
         self._send(m, tile, loop, active, accumulator)
         return m
 
-    def _pace(self, m: Module, begin: Value, more: Value, active: Value, tile: data.View) -> None:
+    def _pace(self, m: Module, begin: Value, more: Value, active: Value, tile: Any) -> None:
         """When the next tile may be taken."""
         config, coming = self.config, self.tiles.payload
         wait = Signal(range(config.minimum_tile_period))
@@ -346,7 +392,7 @@ class _Feeder(wiring.Component):
         early = coming.first & elsewhere & (active | (settling != 0))
         m.d.comb += self.tiles.ready.eq(~more & (wait == 0) & ~early)
 
-    def _send(self, m: Module, tile: data.View, loop: AffineLoop, active: Value,
+    def _send(self, m: Module, tile: Any, loop: AffineLoop, active: Value,
               accumulator: Value) -> None:
         config, instruction = self.config, tile.instruction
         valid, ends = Signal(), Signal()
@@ -392,6 +438,13 @@ class _Feeder(wiring.Component):
 class _WeightReader(wiring.Component):
     """Reads the lines of a tile's weights, a row a cycle, from `_WEIGHT_DELAY` + 1 cycles after its
     beginning on."""
+
+    begin: Signal
+    tile: Any
+    valid: Signal
+    row: Any
+    enable: Signal
+    line: Signal
 
     def __init__(self, *, config: CoreConfig) -> None:
         self.config = config

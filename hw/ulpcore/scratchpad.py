@@ -4,6 +4,7 @@ Every access takes the same number of cycles and none waits for another.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from amaranth.hdl import Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, wiring
@@ -38,7 +39,7 @@ PARAMETER_BITS = 4 * 32
 
 _ADDRESS_BITS = 20
 # Tells Yosys that it need not build the old value of a word read while it is being written.
-_NO_COLLISIONS = {"no_rw_check": 1}
+_NO_COLLISIONS: Any = {"no_rw_check": 1}
 _BANKS = CoreConfig.banks
 _BANK_BITS = exact_log2(_BANKS)
 
@@ -114,6 +115,15 @@ class ActivationScratchpad(wiring.Component):
     load, special_write : In(ScratchpadWrite()), store, special_read : In(ScratchpadRead())
         The clients of the shared port.
     """
+
+    gather_enable: Signal
+    addresses: Any
+    gathered: Any
+    phase: Signal
+    load: Any
+    store: Any
+    special_read: Any
+    special_write: Any
 
     def __init__(self, *, config: CoreConfig) -> None:
         self.config = require_config(config)
@@ -206,6 +216,15 @@ class _Bank(wiring.Component):
     The inputs come from registers; data is there one cycle later.
     """
 
+    gather_enable: Signal
+    gather_line: Signal
+    gather_data: Signal
+    line: Signal
+    read_enable: Signal
+    read_data: Signal
+    write_enable: Signal
+    write_data: Signal
+
     def __init__(self, *, depth: int) -> None:
         self.depth = depth
         super().__init__({
@@ -245,6 +264,13 @@ class WeightScratchpad(wiring.Component):
         That line, `WEIGHT_READ_LATENCY` cycles after its request, and zero after a cycle without
         one. Undefined for a line that is written in the cycle of the request.
     """
+
+    write_enable: Signal
+    write_line: Signal
+    write_data: Any
+    read_enable: Signal
+    read_line: Signal
+    read_data: Any
 
     def __init__(self, *, config: CoreConfig) -> None:
         self.config = require_config(config)
@@ -287,6 +313,13 @@ class ParameterMemory(wiring.Component):
         That line, `PARAMETER_READ_LATENCY` cycles later. Undefined for a line
         that is written in the cycle of the request.
     """
+
+    write_enable: Signal
+    write_line: Signal
+    write_data: Any
+    read_enable: Signal
+    read_line: Signal
+    read_data: Any
 
     def __init__(self, *, config: CoreConfig) -> None:
         self.config = require_config(config)
