@@ -1,4 +1,4 @@
-"""The array against multiply-adds in the written order, tiles following each other without a gap."""
+"""The array against multiply-adds in the written order; tiles follow each other without a gap."""
 
 import dataclasses
 import gc
@@ -64,7 +64,8 @@ def random_tile(config: CoreConfig, rng: np.random.Generator) -> Tile:
         return values
 
     return Tile(precision, *(not precision.is_float and rng.random() < 0.5 for _ in range(2)),
-                weights=slots(config.rows, config.column_lanes), vectors=slots(vectors, config.rows),
+                weights=slots(config.rows, config.column_lanes),
+                vectors=slots(vectors, config.rows),
                 depth=int(rng.integers(1, config.rows + 1)) if rng.random() < 0.5 else config.rows,
                 pause=int(rng.integers(0, 4) if rng.random() < 0.3 else 0))
 

@@ -35,7 +35,7 @@ _WINDOW = 32
 CUTS = {
     2: ("align",),
     3: ("shift", "normalise_16"),
-    4: ("shift", "normalise_16", "normalise_2"),
+    4: ("shift", "detect", "normalise_2"),
     5: ("shift", "add", "normalise_8", "normalise_2"),
     6: ("shift", "align", "add", "normalise_8", "normalise_2"),
 }
@@ -148,7 +148,7 @@ class ProductAdd(wiring.Component):
         cuts = CUTS[self.stages]
 
         def after(step: str, **values: Value) -> list[Value]:
-            """The values as the next step sees them: through registers where the pipeline is cut."""
+            """The values as the next step sees them: through registers at a cut."""
             if step not in cuts:
                 return list(values.values())
             ranks = [Signal(value.shape(), name=f"{name}_after_{step}", reset_less=True)
@@ -195,6 +195,11 @@ class ProductAdd(wiring.Component):
         # its rounding bit are kept; `ones` tells whether all those dropped were 1, so that the
         # missing 1 would carry through them. The places that become free hold 1 for the same end.
         negative = total[_WINDOW]
+        empty = named("empty_16", ~(total[16:_WINDOW] ^ negative.replicate(16)).any())
+        total, empty, increment, base, sign, none, nan = after(
+            "detect", total=total, empty=empty, increment=increment, base=base, sign=sign,
+            none=none, nan=nan)
+        negative = total[_WINDOW]
         word = named("magnitude", total[:_WINDOW] ^ negative.replicate(_WINDOW))
         sign, increment = sign ^ negative, increment & ~negative
         ones: Value = Const(1, 1)
@@ -202,7 +207,8 @@ class ProductAdd(wiring.Component):
         fill = ~negative
         for step in (16, 8, 4, 2, 1):
             kept = _FRACTION + 2 + step - 1
-            empty = named(f"empty_{step}", ~word[-step:].any())
+            if step < 16:
+                empty = named(f"empty_{step}", ~word[-step:].any())
             moved = named(f"moved_{step}", Mux(empty, Cat(fill.replicate(step), word[:-step]),
                                                word))
             dropped = len(word) - kept
