@@ -253,7 +253,8 @@ REFUSED = {
     "program": (
         lambda rng: chain(convolution(rng, 8, 5, padding=1, output={"format": "INT8"})),
         dataclasses.replace(EDGE, program_length=16), 16,
-        r"layer 'layer0': 16 images need a program of at least \d+ instructions; the core holds 16"),
+        r"layer 'layer0': 16 images need a program of at least \d+ instructions; "
+        "the core holds 16"),
     "window": (
         lambda rng: chain({"op": "max_pool", "size": 10, "output": {"format": "INT8"}},
                           shape=(10, 10, 1)), CONFIGS["edge-small"], None,
