@@ -31,7 +31,7 @@ bench: $(VENV)/test
 	$(BIN)/python bench/run.py
 
 synth: $(VENV)/synth
-	$(BIN)/ulpcore report --config $(CONFIG) --route
+	$(BIN)/python bench/synthesis.py --config $(CONFIG)
 
 train: $(VENV)/train
 	$(BIN)/python examples/fashion_mnist/train.py --seeds 0 1 2 --data $(DATA) \

@@ -195,42 +195,30 @@ def _lint(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    import dataclasses
-
     from rich.console import Console
     from rich.table import Table
 
     from .core import Core
-    from .synthesis import place_and_route, synthesise
+    from .synthesis import measure
 
     config = load_config(options.config)
-    console = Console(stderr=True)
-    with tempfile.TemporaryDirectory() as folder:
-        netlist = Path(folder) / "core.json"
-        with console.status(f"synthesising {config.name}"):
-            areas = synthesise(Core(config=config), name=config.name,
-                               netlist=netlist if options.route else None)
-        timing = None
-        if options.route:
-            with console.status(f"placing and routing {config.name}: tens of minutes"):
-                timing = place_and_route(netlist, seed=options.seed, target_mhz=options.target)
-    # Blocks: the core itself, what it is made of, and the elements that are repeated.
-    blocks = {name: area for name, area in areas.items() if name.count(".") <= 1}
-    figures = {"config": config.name, "device": "LFE5U-85F, speed 6",
-               "areas": {name: dataclasses.asdict(area) for name, area in blocks.items()},
-               "routed": dataclasses.asdict(timing) if timing else None}
+    with Console(stderr=True).status("") as status:
+        figures = measure(Core(config=config), name=config.name, progress=status.update,
+                          seeds=[options.seed] if options.route else [],
+                          target_mhz=options.target)
     if options.json:
         print(json.dumps(figures))
         return 0
-    table = Table(title=f"{config.name} on the ECP5-85F")
+    table = Table(title=f"{config.name} on the {figures['device']}")
     for heading in ("block", "COMB", "FF", "DSP", "BRAM"):
         table.add_column(heading, justify="left" if heading == "block" else "right")
-    for name, area in sorted(blocks.items(), key=lambda item: -item[1].comb):
-        table.add_row(name, *(str(value) for value in dataclasses.astuple(area)))
+    for name, area in figures["areas"].items():
+        table.add_row(name, *(str(value) for value in area.values()))
     Console().print(table)
-    if timing:
-        print(f"routed, seed {timing.seed}: {timing.fmax} MHz, {timing.comb} COMB, "
-              f"{timing.flip_flops} FF, {timing.multipliers} DSP, {timing.block_rams} BRAM")
+    for routed in figures["routed"]:
+        print(f"routed, seed {routed['seed']}: {routed['fmax']} MHz, {routed['comb']} COMB, "
+              f"{routed['flip_flops']} FF, {routed['multipliers']} DSP, "
+              f"{routed['block_rams']} BRAM")
     return 0
 
 

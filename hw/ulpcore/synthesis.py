@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import wiring
@@ -19,7 +20,7 @@ from amaranth.lib.wiring import In, Out
 
 from .verilog import generate
 
-__all__ = ["Area", "Registered", "Timing", "place_and_route", "synthesise"]
+__all__ = ["Area", "Registered", "Timing", "measure", "place_and_route", "synthesise"]
 
 _ABC_SCRIPT = "strash; if -K 4 -a; mfs2 -a -e; lutpack -S 1"
 
@@ -115,8 +116,8 @@ def _module_areas(statistics: dict, top: str) -> dict[str, Area]:
     return areas
 
 
-def synthesise(component: wiring.Component, *, name: str, netlist: Path | None = None,
-               report: Callable[[str], None] = lambda text: None) -> dict[str, Area]:
+def synthesise(component: wiring.Component, *, name: str,
+               netlist: Path | None = None) -> dict[str, Area]:
     """Synthesise for the ECP5; the area of every module by its name, `name` for the whole.
 
     `netlist` is the file for the flattened netlist that `place_and_route` reads. Runs Yosys in a
@@ -134,7 +135,6 @@ def synthesise(component: wiring.Component, *, name: str, netlist: Path | None =
         if netlist is not None:
             script += ["flatten -noscopeinfo", "opt_clean", "blackbox =A:whitebox",
                        f"write_json {netlist.resolve()}"]
-        report(f"synthesising {name}")
         _yosys(script, work)
         statistics = json.loads((work / "statistics.json").read_text())
     return _module_areas(statistics, name)
@@ -176,3 +176,27 @@ def place_and_route(netlist: Path, *, seed: int = 1, device: str = "85k", speed:
         raise RuntimeError(f"nextpnr reported no clock:\n{output[-2000:]}")
     return Timing(seed, round(min(clocks), 1), used.get("TRELLIS_COMB", 0),
                   used.get("TRELLIS_FF", 0), used.get("MULT18X18D", 0), used.get("DP16KD", 0))
+
+
+def measure(component: wiring.Component, *, name: str, seeds: Sequence[int] = (),
+            target_mhz: float = 80.0, progress: Callable[[str], None] = lambda text: None
+            ) -> dict[str, Any]:
+    """Area of `component` and its blocks, and the clock frequency for each of nextpnr's seeds.
+
+    Blocks are `name` itself, what it is made of, and its repeated elements, largest first; an
+    element's area is that of one. The result can be written as JSON.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        netlist = Path(folder) / "design.json"
+        progress(f"synthesising {name}")
+        areas = synthesise(component, name=name, netlist=netlist if seeds else None)
+        routed = []
+        for seed in seeds:
+            progress(f"placing and routing {name}, seed {seed}: this can take tens of minutes")
+            routed.append(dataclasses.asdict(
+                place_and_route(netlist, seed=seed, target_mhz=target_mhz)))
+    blocks = {block.split("$")[0]: area for block, area in areas.items() if block.count(".") <= 1}
+    ordered = sorted(blocks.items(), key=lambda item: -item[1].comb)
+    return {"device": "LFE5U-85F, speed 6",
+            "areas": {block: dataclasses.asdict(area) for block, area in ordered},
+            "routed": routed}
