@@ -67,13 +67,14 @@ def _aligned(size: int) -> int:
 def _place(compiled: Compiled, batches: Sequence[bytes]) -> tuple[np.ndarray, list[Job]]:
     """External memory with program, parameters, inputs and room for outputs; a job a batch."""
     program = encode_program(compiled.program)
+    sizes = compiled.segment_bytes
     parameters = _aligned(len(program))
     first_input = parameters + _aligned(len(compiled.parameters))
-    input_pitch = _aligned(compiled.segment_bytes[Segment.INPUT])
+    input_pitch = _aligned(sizes[Segment.INPUT])
     first_output = first_input + len(batches) * input_pitch
-    output_pitch = _aligned(compiled.segment_bytes[Segment.OUTPUT])
+    output_pitch = _aligned(sizes[Segment.OUTPUT])
     workspace = first_output + len(batches) * output_pitch
-    memory = np.zeros(workspace + _aligned(compiled.segment_bytes[Segment.WORKSPACE]), np.uint8)
+    memory = np.zeros(workspace + _aligned(sizes[Segment.WORKSPACE]), np.uint8)
 
     def put(address: int, data: bytes) -> None:
         memory[address:address + len(data)] = np.frombuffer(data, np.uint8)
@@ -87,9 +88,9 @@ def _place(compiled: Compiled, batches: Sequence[bytes]) -> tuple[np.ndarray, li
         put(first_input + i * input_pitch, batch)
         jobs.append(Job(0, len(compiled.program), {
             Segment.PARAMETERS: (parameters, len(compiled.parameters)),
-            Segment.INPUT: (first_input + i * input_pitch, compiled.segment_bytes[Segment.INPUT]),
-            Segment.OUTPUT: (first_output + i * output_pitch, compiled.segment_bytes[Segment.OUTPUT]),
-            Segment.WORKSPACE: (workspace, compiled.segment_bytes[Segment.WORKSPACE])}))
+            Segment.INPUT: (first_input + i * input_pitch, sizes[Segment.INPUT]),
+            Segment.OUTPUT: (first_output + i * output_pitch, sizes[Segment.OUTPUT]),
+            Segment.WORKSPACE: (workspace, sizes[Segment.WORKSPACE])}))
     return memory, jobs
 
 
