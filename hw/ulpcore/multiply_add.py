@@ -151,8 +151,9 @@ class ProductAdd(wiring.Component):
             """The values as the next step sees them: through registers at a cut."""
             if step not in cuts:
                 return list(values.values())
-            ranks = [Signal(value.shape(), name=f"{name}_after_{step}", reset_less=True)
-                     for name, value in values.items()]
+            ranks: list[Value] = [
+                Signal(value.shape(), name=f"{name}_after_{step}", reset_less=True)
+                for name, value in values.items()]
             m.d.sync += [rank.eq(value) for rank, value in zip(ranks, values.values(), strict=True)]
             return ranks
 

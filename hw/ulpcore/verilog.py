@@ -12,7 +12,6 @@ from amaranth.back import verilog
 from amaranth.hdl import (
     ClockDomain,
     ClockSignal,
-    Elaboratable,
     Fragment,
     Instance,
     ResetSignal,
@@ -49,7 +48,7 @@ class Generator:
         return Instance(name, i_clk=ClockSignal(), i_rst=ResetSignal(), **connections)
 
 
-def once(platform: Any, component: wiring.Component, name: str) -> Elaboratable:
+def once(platform: Any, component: wiring.Component, name: str) -> wiring.Component | Instance:
     """`component` itself, or its single Verilog module when `platform` is a `Generator`."""
     return platform.once(component, name) if isinstance(platform, Generator) else component
 

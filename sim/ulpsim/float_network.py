@@ -61,7 +61,7 @@ def _windows(tensor: NDArray, size: Any, stride: Any) -> NDArray:
 def _convolution(layer: dict[str, Any], tensor: NDArray, arrays: dict[str, NDArray]) -> NDArray:
     def array(key: str) -> NDArray:
         value = layer[key]
-        return arrays[value] if isinstance(value, str) else np.float32(value)
+        return arrays[value] if isinstance(value, str) else np.asarray(value, np.float32)
 
     weights = array("weights")
     if layer["op"] == "fully_connected":
