@@ -206,7 +206,7 @@ def test_malformed_programs(rng):
             placed.jobs[4]]
     results, memory = run_jobs(EDGE, placed.memory, jobs)
     assert [(r.cause, r.instruction) for r in results[:4]] == [
-        (Cause.PROGRAM_LENGTH, 0), (Cause.DEADLOCK, 0), (Cause.ILLEGAL_INSTRUCTION, 0),
+        (Cause.PROGRAM_LENGTH, 1), (Cause.DEADLOCK, 0), (Cause.ILLEGAL_INSTRUCTION, 0),
         (Cause.TOKEN_OVERFLOW, 255)]
     assert [r.cause for r in results[4:]] == [Cause.PROGRAM_LENGTH] * 2 + [Cause.NONE]
     first, size = placed.jobs[4].segments[Segment.OUTPUT]
