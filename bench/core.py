@@ -16,8 +16,10 @@ import numpy as np
 from record import record
 from ulpcore.demonstration import compare_network
 from ulpcore.rtl import Job, MemoryModel, build, run_jobs
+from ulpsim.compiler import compile_network
 from ulpsim.config import NAMED, CoreConfig
 from ulpsim.cycles import predict
+from ulpsim.driver import place
 from ulpsim.evaluation import quantise
 from ulpsim.interpreter import Machine
 from ulpsim.isa import Cause
@@ -84,14 +86,12 @@ def networks(config: CoreConfig, images: int) -> dict:
 
 def model_speed(config: CoreConfig) -> int:
     """Cycles that the cycle model predicts in a second of processor time."""
-    from ulpsim.compiler import compile_network
-
     network = load_network(EXAMPLES / "parameters" / "fashion-int8.json")
     compiled = compile_network(network, config)
-    segments = {s: (1 << 20 << s.value, size) for s, size in compiled.segment_bytes.items()}
+    placement = place(compiled)
     begin = time.process_time()
-    prediction = predict(compiled.program, config, program_address=0, segments=segments,
-                         latency=16)
+    prediction = predict(compiled.program, config, program_address=placement.program,
+                         segments=placement.segments, latency=16)
     return round(prediction.cycles / (time.process_time() - begin))
 
 

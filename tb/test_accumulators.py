@@ -6,10 +6,10 @@ import gc
 import numpy as np
 import pytest
 from ulpcore.accumulators import Accumulators
+from ulpcore.simulation import run_vectors
 from ulpsim import float32
 from ulpsim.config import EDGE, NANO, CoreConfig
 from ulpsim.formats import Precision
-from vectors import run_vectors
 
 _CONFIGS = {
     "edge": EDGE,

@@ -6,11 +6,11 @@ import gc
 import numpy as np
 import pytest
 from ulpcore.array import Array
+from ulpcore.simulation import run_vectors
 from ulpsim import dlfloat
 from ulpsim.config import NANO, CoreConfig
 from ulpsim.formats import Format, Precision
 from ulpsim.integers import unpack
-from vectors import run_vectors
 
 EDGE = CoreConfig()
 CONFIGS = {

@@ -5,9 +5,9 @@ import random
 import numpy as np
 import pytest
 from ulpcore.decoder import Decoder, index_width, unit_layout, word_layout
+from ulpcore.simulation import run_vectors
 from ulpsim.config import EDGE, NANO
 from ulpsim.isa import INSTRUCTION_BYTES, INSTRUCTIONS, Instruction, Unit, decode, encode
-from vectors import run_vectors
 
 
 def random_words(source: random.Random, count: int) -> list[bytes]:

@@ -9,9 +9,9 @@ from amaranth.hdl import Module, ValueLike
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from ulpcore import float32 as rtl
+from ulpcore.simulation import run_vectors
 from ulpsim import float32
 from ulpsim.formats import FORMATS
-from vectors import run_vectors
 
 _RANDOM = 1_000_000
 _FRACTIONS = (0, 1, 2, 0x1FFF, 0x2000, 0x2001, 0x400000, 0x7FFFFE, 0x7FFFFF)

@@ -5,8 +5,8 @@ import gc
 import numpy as np
 import pytest
 from ulpcore.multiply_add import CUTS, MultiplyAdd
+from ulpcore.simulation import run_vectors
 from ulpsim import dlfloat
-from vectors import run_vectors
 
 #: Codes at which something changes: zero, smallest, one, largest, NaN-Inf and their neighbours.
 EDGES = np.array([s | m for s in (0, 0x8000) for m in (

@@ -8,9 +8,9 @@ from amaranth.hdl import Cat, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from ulpcore.packing import Mode, Packer, Packing
+from ulpcore.simulation import run_vectors
 from ulpsim.formats import Format, Precision
 from ulpsim.integers import unpack
-from vectors import run_vectors
 
 FP16, INT8, INT4, INT2 = Precision
 SETS = [(FP16, INT8, INT4, INT2), (FP16, INT8), (INT8, INT2), (INT8, INT4), (INT4,), (INT2,)]

@@ -6,9 +6,9 @@ import gc
 import numpy as np
 import pytest
 from ulpcore.processing_element import ProcessingElement
+from ulpcore.simulation import run_vectors
 from ulpsim.config import CoreConfig
 from ulpsim.formats import Precision
-from vectors import run_vectors
 
 CYCLES = 4000
 

@@ -12,13 +12,13 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from ulpcore.decoder import index_width, unit_layout
 from ulpcore.scratchpad import ActivationScratchpad, ParameterMemory, ScratchpadWrite
+from ulpcore.simulation import run_vectors
 from ulpcore.special import Special
 from ulpsim.config import EDGE, NANO, CoreConfig
 from ulpsim.cycles_special import special_cycles
 from ulpsim.formats import FORMATS, Format, Precision
 from ulpsim.interpreter import Machine
 from ulpsim.isa import Cause, Instruction, Pool, Unit
-from vectors import run_vectors
 
 _SMALL = {"activation_bytes": 4096, "accumulator_depth": 64, "parameter_columns": 32}
 _CONFIGS = {

@@ -105,6 +105,7 @@ def _compile(options: argparse.Namespace) -> int:
     from ulpsim.breakdown import CAUSES, breakdown
     from ulpsim.compiler import compile_network
     from ulpsim.cycles import predict
+    from ulpsim.driver import place
     from ulpsim.network import load_network
 
     config = load_config(options.config)
@@ -115,13 +116,9 @@ def _compile(options: argparse.Namespace) -> int:
     stem.with_suffix(".program").write_bytes(isa.encode_program(compiled.program))
     stem.with_suffix(".parameters").write_bytes(compiled.parameters)
     stem.with_suffix(".asm").write_text(isa.disassemble(compiled.program) + "\n")
-    # Any placement at page boundaries takes the same time.
-    segments, end = {}, 1 << 20
-    for segment, size in compiled.segment_bytes.items():
-        segments[segment] = (end, size)
-        end += -(-size // 4096) * 4096
-    prediction = predict(compiled.program, config, program_address=0, segments=segments,
-                         latency=options.latency)
+    placement = place(compiled)
+    prediction = predict(compiled.program, config, program_address=placement.program,
+                         segments=placement.segments, latency=options.latency)
     table = breakdown(prediction, compiled.program, compiled.labels, config)
     summary = {"network": network.name, "config": config.name, "batch": compiled.batch,
                "instructions": len(compiled.program), "parameter_bytes": len(compiled.parameters),

@@ -16,6 +16,7 @@ from rich.table import Table
 from ulpsim.compiler import Compiled, compile_network
 from ulpsim.config import CoreConfig
 from ulpsim.cycles import predict
+from ulpsim.driver import place
 from ulpsim.evaluation import quantise, real_values
 from ulpsim.float_network import evaluate_float
 from ulpsim.fusion import fuse
@@ -64,33 +65,27 @@ def _aligned(size: int) -> int:
     return -(-size // _PAGE) * _PAGE
 
 
-def _place(compiled: Compiled, batches: Sequence[bytes]) -> tuple[np.ndarray, list[Job]]:
+def _lay_out(compiled: Compiled, batches: Sequence[bytes]) -> tuple[np.ndarray, list[Job]]:
     """External memory with program, parameters, inputs and room for outputs; a job a batch."""
-    program = encode_program(compiled.program)
-    sizes = compiled.segment_bytes
-    parameters = _aligned(len(program))
-    first_input = parameters + _aligned(len(compiled.parameters))
-    input_pitch = _aligned(sizes[Segment.INPUT])
+    placement, sizes = place(compiled), compiled.segment_bytes
+    first_input = _aligned(placement.end)
+    input_pitch, output_pitch = _aligned(sizes[Segment.INPUT]), _aligned(sizes[Segment.OUTPUT])
     first_output = first_input + len(batches) * input_pitch
-    output_pitch = _aligned(sizes[Segment.OUTPUT])
-    workspace = first_output + len(batches) * output_pitch
-    memory = np.zeros(workspace + _aligned(sizes[Segment.WORKSPACE]), np.uint8)
+    memory = np.zeros(first_output + len(batches) * output_pitch, np.uint8)
 
     def put(address: int, data: bytes) -> None:
         memory[address:address + len(data)] = np.frombuffer(data, np.uint8)
 
-    put(0, program)
-    put(parameters, compiled.parameters)
+    put(placement.program, encode_program(compiled.program))
+    put(placement.segments[Segment.PARAMETERS][0], compiled.parameters)
     # A pattern where outputs are to stand: a word that is not written is found.
-    memory[first_output:workspace] = 0xA5
+    memory[first_output:] = 0xA5
     jobs = []
     for i, batch in enumerate(batches):
         put(first_input + i * input_pitch, batch)
-        jobs.append(Job(0, len(compiled.program), {
-            Segment.PARAMETERS: (parameters, len(compiled.parameters)),
+        jobs.append(Job(placement.program, len(compiled.program), placement.segments | {
             Segment.INPUT: (first_input + i * input_pitch, sizes[Segment.INPUT]),
-            Segment.OUTPUT: (first_output + i * output_pitch, sizes[Segment.OUTPUT]),
-            Segment.WORKSPACE: (workspace, sizes[Segment.WORKSPACE])}))
+            Segment.OUTPUT: (first_output + i * output_pitch, sizes[Segment.OUTPUT])}))
     return memory, jobs
 
 
@@ -118,7 +113,7 @@ def compare_network(network: Network, config: CoreConfig, codes: np.ndarray, *,
                                              codes.dtype)])
     batches = [compiled.pack_input(padded[i:i + compiled.batch])
                for i in range(0, len(padded), compiled.batch)]
-    memory, jobs = _place(compiled, batches)
+    memory, jobs = _lay_out(compiled, batches)
     golden = memory.copy()
     causes = _golden(config, compiled, golden, jobs)
     results, final = run_jobs(config, memory, jobs, model=model,

@@ -1,5 +1,0 @@
-"""See `ulpcore.simulation`."""
-
-from ulpcore.simulation import run_vectors
-
-__all__ = ["run_vectors"]
