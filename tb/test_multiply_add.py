@@ -7,30 +7,7 @@ import pytest
 from ulpcore.multiply_add import CUTS, MultiplyAdd
 from ulpcore.simulation import run_vectors
 from ulpsim import dlfloat
-
-#: Codes at which something changes: zero, smallest, one, largest, NaN-Inf and their neighbours.
-EDGES = np.array([s | m for s in (0, 0x8000) for m in (
-    0, 1, 2, 0x1FF, 0x200, 0x201, 0x3DFF, 0x3E00, 0x3E01, 0x3FFF, 0x4000, 0x7DFF, 0x7E00, 0x7FFD,
-    0x7FFE, 0x7FFF)], np.uint16)
-
-
-def operands(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Three arrays of codes: every triple of edges, and `count` of each kind of random ones.
-
-    Any codes; sums that all but cancel; and addends at every distance from the product, with
-    few fraction bits, so that ties are frequent.
-    """
-    a, b, c = (x.ravel() for x in np.meshgrid(EDGES, EDGES, EDGES))
-    parts = [(a, b, c), tuple(rng.integers(0, 1 << 16, (3, count), dtype=np.uint16))]
-    a, b = rng.integers(0, 1 << 16, (2, count), dtype=np.uint16)
-    product = dlfloat.fma_array(a, b, np.uint16(0))
-    parts.append((a, b, (product ^ 0x8000) + rng.integers(-2, 3, count).astype(np.uint16)))
-    few = np.uint16(0xFFFF) << rng.integers(0, 9, (3, count)).astype(np.uint16)
-    a, b, c = rng.integers(0, 1 << 16, (3, count), dtype=np.uint16) & few
-    exponent = (dlfloat.fma_array(a, b, np.uint16(0)) >> 9 & 63).astype(np.int64)
-    exponent = np.clip(exponent + rng.integers(-16, 17, count), 0, 63).astype(np.uint16)
-    parts.append((a, b, c & 0x81FF | exponent << 9))
-    return tuple(np.concatenate(x) for x in zip(*parts, strict=True))
+from ulpsim.cases import multiply_add_operands
 
 
 def run(stages: int, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
@@ -43,7 +20,7 @@ def run(stages: int, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("stages", CUTS)
 def test_equals_the_reference(stages: int, rng: np.random.Generator) -> None:
-    a, b, c = operands(60_000, rng)
+    a, b, c = multiply_add_operands(60_000, rng)
     expected = dlfloat.fma_array(a, b, c)
     different = np.flatnonzero(run(stages, a, b, c) != expected)
     assert different.size == 0, [
