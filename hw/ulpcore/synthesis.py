@@ -41,10 +41,18 @@ class Area:
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Result of one place and route."""
+    """Result of one place and route.
+
+    `fmax` is in MHz; `path_from` and `path_to` are the cells at the ends of the critical path,
+    `logic_ns` and `routing_ns` what it is made of.
+    """
 
     seed: int
     fmax: float
+    path_from: str
+    path_to: str
+    logic_ns: float
+    routing_ns: float
     comb: int
     flip_flops: int
     multipliers: int
@@ -174,8 +182,21 @@ def place_and_route(netlist: Path, *, seed: int = 1, device: str = "85k", speed:
     clocks = [clock["achieved"] for clock in report["fmax"].values()]
     if not clocks:
         raise RuntimeError(f"nextpnr reported no clock:\n{output[-2000:]}")
-    return Timing(seed, round(min(clocks), 1), used.get("TRELLIS_COMB", 0),
+    return Timing(seed, round(min(clocks), 1), *_critical_path(report),
+                  used.get("TRELLIS_COMB", 0),
                   used.get("TRELLIS_FF", 0), used.get("MULT18X18D", 0), used.get("DP16KD", 0))
+
+
+def _critical_path(report: dict[str, Any]) -> tuple[str, str, float, float]:
+    paths = [path["path"] for path in report["critical_paths"]
+             if not {path["from"], path["to"]} & {"<async>"}]
+    if not paths:
+        return "", "", 0.0, 0.0
+    longest = max(paths, key=lambda path: sum(step["delay"] for step in path))
+    routing = sum(step["delay"] for step in longest if step["type"] == "routing")
+    total = sum(step["delay"] for step in longest)
+    return (longest[0]["from"]["cell"], longest[-1]["to"]["cell"], round(total - routing, 2),
+            round(routing, 2))
 
 
 def measure(component: wiring.Component, *, name: str, seeds: Sequence[int] = (),
