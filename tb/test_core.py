@@ -66,10 +66,11 @@ def golden(config: CoreConfig, placed: Placed) -> tuple[np.ndarray, list[tuple[C
 
 
 @pytest.mark.parametrize("config", [EDGE, NANO], ids=lambda c: c.name)
-@pytest.mark.parametrize("latency", [2, 16, 77])
-def test_random_programs_words_and_cycles(config, latency, seed):
-    first = 10_000 * seed + 100 * latency
-    placed = place_random(config, range(first, first + 40))
+@pytest.mark.parametrize(("latency", "count"), [
+    (2, 40), (16, 40), (77, 40), pytest.param(31, 600, marks=pytest.mark.nightly)])
+def test_random_programs_words_and_cycles(config, latency, count, seed):
+    first = 10_000 * seed + 1000 * latency
+    placed = place_random(config, range(first, first + count))
     results, memory = run_jobs(config, placed.memory, placed.jobs,
                                model=MemoryModel(latency=latency))
     expected, ends = golden(config, placed)
