@@ -12,9 +12,10 @@ from .execute import Execute
 from .load import Load
 from .registers import Registers
 from .scratchpad import ActivationScratchpad, ParameterMemory, WeightScratchpad, require_config
-from .sequencer import Sequencer, connect_unit
+from .sequencer import Sequencer
 from .special import Special
 from .store import Store
+from .unit import connect_unit
 
 __all__ = ["Core"]
 

@@ -14,6 +14,7 @@ from ulpsim.isa import Cause, Unit
 from .addresses import AffineLoop, WindowWalker, saturate, saturating_add
 from .decoder import index_width, unit_layout
 from .scratchpad import SCRATCHPAD_READ_LATENCY, WEIGHT_READ_LATENCY, require_config
+from .unit import unit_members
 
 __all__ = ["PRECISION_BITS", "Execute"]
 
@@ -115,10 +116,7 @@ class Execute(wiring.Component):
         rows = config.rows
         line = data.ArrayLayout(SLOT_BITS, config.column_lanes)
         super().__init__({
-            "instructions": In(stream.Signature(unit_layout(Unit.EXECUTE, config))),
-            "retired": Out(1), "retired_post": Out(len(Unit)),
-            "fault": Out(1), "fault_cause": Out(8), "fault_index": Out(index_width(config)),
-            "busy": Out(1), "stop": In(1),
+            **unit_members(Unit.EXECUTE, config),
             "gather_enable": Out(1),
             "gather_addresses": Out(data.ArrayLayout(unsigned(self.slot_bits), rows)),
             "gathered": In(data.ArrayLayout(SLOT_BITS, rows)),

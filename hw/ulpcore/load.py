@@ -11,8 +11,9 @@ from ulpsim.isa import OPCODES, Cause, Segment, Target, Unit
 
 from .bursts import Bursts
 from .bus import AXI4Read, Response, fixed_read
-from .decoder import index_width, unit_layout
+from .decoder import index_width
 from .extent import Extent
+from .unit import unit_members
 
 __all__ = ["Load", "SegmentBounds", "group_slots"]
 
@@ -97,14 +98,7 @@ class Load(wiring.Component):
         self.config = config
         self.group_bits = group_slots * 16
         super().__init__({
-            "instructions": In(stream.Signature(unit_layout(Unit.LOAD, config))),
-            "retired": Out(1),
-            "retired_post": Out(len(Unit)),
-            "fault": Out(1),
-            "fault_cause": Out(8),
-            "fault_index": Out(index_width(config)),
-            "busy": Out(1),
-            "stop": In(1),
+            **unit_members(Unit.LOAD, config),
             "fetch": In(stream.Signature(data.StructLayout({
                 "address": unsigned(32), "count": unsigned(index_width(config) + 1)}))),
             "fetched": Out(1),

@@ -10,41 +10,14 @@ from ulpsim.config import CoreConfig
 from ulpsim.isa import INSTRUCTION_BITS, Cause, Unit
 
 from .decoder import Decoder, index_width, unit_layout
+from .unit import UnitPort
 
-__all__ = ["Sequencer", "UnitPort", "connect_unit"]
+__all__ = ["Sequencer"]
 
 _GROUP_BITS = 128
 _TOKEN_BITS = 8
 #: Cycles in which nothing moves before that is called a deadlock; more than a head takes to load.
 _STILL_CYCLES = 32
-
-
-class UnitPort(wiring.Signature):
-    """The unit interface, seen from the sequencer."""
-
-    def __init__(self, *, unit: Unit, config: CoreConfig) -> None:
-        super().__init__({
-            "instructions": Out(stream.Signature(unit_layout(unit, config))),
-            "retired": In(1),
-            "retired_post": In(len(Unit)),
-            "fault": In(1),
-            "fault_cause": In(8),
-            "fault_index": In(index_width(config)),
-            "busy": In(1),
-            "stop": Out(1),
-        })
-
-
-def connect_unit(m: Module, port: Any, unit: Any) -> None:
-    """Connect a `UnitPort` to the members of the same names of a unit."""
-    m.d.comb += [
-        unit.instructions.payload.eq(port.instructions.payload),
-        unit.instructions.valid.eq(port.instructions.valid),
-        port.instructions.ready.eq(unit.instructions.ready),
-        unit.stop.eq(port.stop),
-        *(getattr(port, name).eq(getattr(unit, name)) for name in
-          ("retired", "retired_post", "fault", "fault_cause", "fault_index", "busy")),
-    ]
 
 
 class Sequencer(wiring.Component):

@@ -26,7 +26,7 @@ can be taken in that same cycle.
 from collections.abc import Sequence
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 from ulpsim.config import CoreConfig
@@ -35,7 +35,6 @@ from ulpsim.isa import Cause, Pool, Unit
 
 from .accumulators import ACCUMULATOR_BITS, ACCUMULATOR_READ_LATENCY
 from .addresses import saturate
-from .decoder import index_width, unit_layout
 from .float32 import (
     Add,
     FromInteger,
@@ -53,6 +52,7 @@ from .scratchpad import (
     ScratchpadRead,
     ScratchpadWrite,
 )
+from .unit import unit_members
 from .verilog import once
 
 __all__ = ["Special"]
@@ -99,14 +99,7 @@ class Special(wiring.Component):
         assert (ACCUMULATOR_READ_LATENCY, PARAMETER_READ_LATENCY, SCRATCHPAD_READ_LATENCY) == (
             1, 1, 3), "the pipeline is laid out for these latencies"
         super().__init__({
-            "instructions": In(stream.Signature(unit_layout(Unit.SPECIAL, config))),
-            "retired": Out(1),
-            "retired_post": Out(len(Unit)),
-            "fault": Out(1),
-            "fault_cause": Out(8),
-            "fault_index": Out(index_width(config)),
-            "busy": Out(1),
-            "stop": In(1),
+            **unit_members(Unit.SPECIAL, config),
             "phase": In(range(config.phases)),
             "accumulator_address": Out(range(config.accumulator_depth)),
             "accumulators": In(data.ArrayLayout(ACCUMULATOR_BITS, config.column_lanes)),

@@ -3,7 +3,7 @@
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
-from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib import data, fifo, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 from ulpsim.config import CoreConfig
@@ -11,16 +11,15 @@ from ulpsim.isa import Cause, Segment, Unit
 
 from .bursts import Bursts
 from .bus import AXI4Write, Response, fixed_write
-from .decoder import index_width, unit_layout
 from .extent import Extent
 from .load import SegmentBounds, group_slots
+from .scratchpad import SCRATCHPAD_READ_LATENCY
+from .unit import unit_members
 
 __all__ = ["Store"]
 
 #: Write bursts under way at once.
 OUTSTANDING_WRITES = 4
-#: Cycles from a request at the scratchpad's shared port until the data is there.
-READ_LATENCY = 3
 #: Turn of this unit at the shared port.
 READ_PHASE = 1
 
@@ -75,14 +74,7 @@ class Store(wiring.Component):
     def __init__(self, *, config: CoreConfig) -> None:
         self.config = config
         super().__init__({
-            "instructions": In(stream.Signature(unit_layout(Unit.STORE, config))),
-            "retired": Out(1),
-            "retired_post": Out(len(Unit)),
-            "fault": Out(1),
-            "fault_cause": Out(8),
-            "fault_index": Out(index_width(config)),
-            "busy": Out(1),
-            "stop": In(1),
+            **unit_members(Unit.STORE, config),
             "quiet": Out(1),
             "bus": Out(AXI4Write()),
             "segments": In(data.ArrayLayout(SegmentBounds, len(Segment))),
@@ -165,7 +157,7 @@ class Store(wiring.Component):
         rows_left = Signal(16)
         row_end = Signal()
         next_row = Signal(20)
-        arriving = Signal(READ_LATENCY)
+        arriving = Signal(SCRATCHPAD_READ_LATENCY)
         arrived = Signal()
         group = Signal(group_slots * 16)
         group_beats = Signal(range(group_slots // 2))

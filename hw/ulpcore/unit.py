@@ -1,0 +1,47 @@
+"""The unit interface: what the sequencer and each of the four units say to each other."""
+
+from typing import Any
+
+from amaranth.hdl import Module
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+from ulpsim.config import CoreConfig
+from ulpsim.isa import Unit
+
+from .decoder import index_width, unit_layout
+
+__all__ = ["UnitPort", "connect_unit", "unit_members"]
+
+
+def unit_members(unit: Unit, config: CoreConfig) -> dict[str, wiring.Member]:
+    """The interface seen from the unit; `docs/architecture.md` says what each member means."""
+    return {
+        "instructions": In(stream.Signature(unit_layout(unit, config))),
+        "retired": Out(1),
+        "retired_post": Out(len(Unit)),
+        "fault": Out(1),
+        "fault_cause": Out(8),
+        "fault_index": Out(index_width(config)),
+        "busy": Out(1),
+        "stop": In(1),
+    }
+
+
+class UnitPort(wiring.Signature):
+    """The interface, seen from the sequencer."""
+
+    def __init__(self, *, unit: Unit, config: CoreConfig) -> None:
+        super().__init__({name: member.flip()
+                          for name, member in unit_members(unit, config).items()})
+
+
+def connect_unit(m: Module, port: Any, unit: Any) -> None:
+    """Connect a `UnitPort` to the members of the same names of a unit."""
+    m.d.comb += [
+        unit.instructions.payload.eq(port.instructions.payload),
+        unit.instructions.valid.eq(port.instructions.valid),
+        port.instructions.ready.eq(unit.instructions.ready),
+        unit.stop.eq(port.stop),
+        *(getattr(port, name).eq(getattr(unit, name)) for name in
+          ("retired", "retired_post", "fault", "fault_cause", "fault_index", "busy")),
+    ]
