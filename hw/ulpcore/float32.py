@@ -100,11 +100,19 @@ def from_dlfloat(code: ValueLike) -> Value:
     return Mux(code[:15].all(), NAN, wide & code[:15].any().replicate(32))
 
 
-def _rounded_result(m: Module, sign: Value, magnitude: Value, nan: Value, zero: Value) -> Signal:
-    """A result in its register, from 23 bits of fraction and 10 of exponent (signed), rounded."""
-    exponent = magnitude[_FRACTION_BITS:]
-    no_number = _named(m, nan | (~exponent[9] & (exponent[8] | exponent[:8].all())), "no_number")
-    special = _named(m, no_number | zero | exponent[9] | ~exponent[:9].any(), "special")
+def _rounded_result(m: Module, sign: Value, magnitude: Value, exponent: Value, carry: Value,
+                    nan: Value, zero: Value) -> Signal:
+    """A result in its register, from 23 bits of fraction and 8 of exponent, rounded.
+
+    `exponent` is as it was before rounding, 10 bits (signed), and `carry` what rounding adds to
+    it: overflow and underflow are known without waiting for the rounded result.
+    """
+    exponent = _named(m, exponent, "exponent_before")
+    finite = _named(m, ~exponent[8] & ~exponent[1:8].all(), "finite")
+    overflow = ~exponent[9] & ~finite & (exponent[8] | exponent[0] | carry)
+    underflow = exponent[9] | (~exponent[:9].any() & ~carry)
+    no_number = _named(m, nan | overflow, "no_number")
+    special = _named(m, no_number | zero | underflow, "special")
     result = Signal(32, name="result_out", reset_less=True)
     m.d.sync += result[22:31].eq(Mux(special, no_number.replicate(9), magnitude[22:31]))
     # The other bits have one value for all special cases: the registers' own reset does it.
@@ -192,7 +200,10 @@ class Add(wiring.Component):
         rounded = _named(
             m, (Cat(Const(1, 1), total[4:27], exponent, Const(0, 1))
                 + Cat(round_up, Const(0, 23), ~shift, Const(-1, 5)))[1:34], "rounded")
-        m.d.comb += self.result.eq(_rounded_result(m, sign, rounded, nan, ~total[27]))
+        before = exponent + Cat(~shift, Const(-1, 5))
+        # A fraction of ones is odd: it rounds up whenever the next bit is set.
+        m.d.comb += self.result.eq(_rounded_result(m, sign, rounded, before[:10],
+                                                   total[3:27].all(), nan, ~total[27]))
         return m
 
 
@@ -279,7 +290,9 @@ class Multiply(wiring.Component):
         rounded = _named(
             m, (Cat(Const(1, 1), fraction, exponent)
                 + Cat(round_up, Const(0, 23), above, Const(0, 9)))[1:34], "rounded")
-        m.d.comb += self.result.eq(_rounded_result(m, sign, rounded, nan, zero))
+        # A fraction of ones is odd: it rounds up whenever the next bit is set.
+        m.d.comb += self.result.eq(_rounded_result(m, sign, rounded, (exponent + above)[:10],
+                                                   fraction.all() & guard, nan, zero))
         return m
 
 
