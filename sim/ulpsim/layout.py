@@ -7,26 +7,44 @@ rows below an image as those above the next. `fills` clears the borders; nothing
 there.
 
     border rows | border columns, row 0 | border columns, row 1 | ... | border rows | next image
+
+A stripe is some rows of a tensor that is larger than the scratchpad. It has border columns of
+the same kind; border rows are rows of the stripe that are cleared instead of loaded.
 """
 
 import dataclasses
+from typing import Protocol
 
 from .config import CoreConfig
 from .fusion import Tensor
 from .isa import Instruction
 
-__all__ = ["TensorLayout"]
+__all__ = ["Layout", "StripeLayout", "TensorLayout"]
+
+
+class Layout(Protocol):
+    """Where the pixels of a tensor lie: all that instructions need to know."""
+
+    @property
+    def tensor(self) -> Tensor: ...
+
+    @property
+    def row_pitch(self) -> int: ...
+
+    @property
+    def image_pitch(self) -> int: ...
+
+    def slot(self, image: int, y: int, x: int) -> int: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TensorLayout:
-    """One tensor, for `copies` images at a time, from slot `address` on.
+class _Rows:
+    """Rows of a tensor from slot `address` on, with columns of border between them.
 
     `even_rows` asks for rows that can be stored as whole words of the bus.
     """
 
     tensor: Tensor
-    copies: int
     address: int
     config: CoreConfig
     even_rows: bool = False
@@ -48,6 +66,13 @@ class TensorLayout:
         if self.tensor.row_residue is not None:
             pitch += (self.tensor.row_residue - pitch) % self.config.banks
         return pitch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TensorLayout(_Rows):
+    """One tensor, for `copies` images at a time."""
+
+    copies: int
 
     @property
     def image_rows(self) -> int:
@@ -90,3 +115,57 @@ class TensorLayout:
                 "FILL", address=self.address + border + self.row_slots, rows=rows, length=gap,
                 pitch=self.row_pitch))
         return instructions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StripeLayout(_Rows):
+    """`rows` rows from `first_row` on of `images` images from `first_image` on.
+
+    `tensor.border` holds the border columns; rows may lie above or below the tensor.
+    """
+
+    first_image: int
+    images: int
+    first_row: int
+    rows: int
+
+    @property
+    def image_pitch(self) -> int:
+        """Slots from image to image."""
+        return self.rows * self.row_pitch
+
+    @property
+    def size(self) -> int:
+        """Slots in all."""
+        return self.images * self.image_pitch + self.tensor.border[1] * self.tensor.pixel_slots
+
+    def slot(self, image: int, y: int, x: int) -> int:
+        """First slot of a pixel; x may be in the border."""
+        row = (image - self.first_image) * self.rows + y - self.first_row
+        return (self.address + row * self.row_pitch
+                + (self.tensor.border[1] + x) * self.tensor.pixel_slots)
+
+    def outside(self) -> list[tuple[int, int]]:
+        """(first, count) of the rows, counted from the first one, above and below the tensor."""
+        above = max(0, -self.first_row)
+        below = max(0, self.first_row + self.rows - self.tensor.shape[0])
+        return [part for part in ((0, above), (self.rows - below, below)) if part[1]]
+
+    def column_fills(self) -> list[Instruction]:
+        """Instructions that clear what is between rows."""
+        border = self.tensor.border[1] * self.tensor.pixel_slots
+        gap = self.row_pitch - self.row_slots
+        instructions = []
+        if border:
+            instructions.append(Instruction("FILL", address=self.address, length=border))
+        if gap and (border or self.stored_row_slots > self.row_slots):
+            instructions.append(Instruction(
+                "FILL", address=self.address + border + self.row_slots,
+                rows=self.images * self.rows, length=gap, pitch=self.row_pitch))
+        return instructions
+
+    def row_fill(self, first: int, count: int) -> Instruction:
+        """An instruction that clears rows of every image, counted from the stripe's first one."""
+        return Instruction(
+            "FILL", address=self.address + first * self.row_pitch, rows=self.images,
+            length=count * self.row_pitch, pitch=self.image_pitch)

@@ -1,0 +1,313 @@
+"""What a program is listed as before its weights have addresses: steps, tile by tile.
+
+`Prepared` is a chain (see `fusion`) whose weights and column parameters have been laid down in
+the segment PARAMETERS, in pieces that one LOAD brings. `tiles` cuts its outputs into what the
+accumulators hold, and `item` is one tile of one tile of columns: the MATMULs and the SPECIAL that
+drains them. Where activations lie is known here; where weights will lie is found by `placement`.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from . import integers
+from .config import SLOT_BYTES, CoreConfig
+from .formats import Format
+from .fusion import VECTOR, Chain, CompileError, Tensor
+from .isa import Instruction, Target
+from .layout import Layout
+
+__all__ = [
+    "MOST_COUNT",
+    "Item",
+    "Piece",
+    "Prepared",
+    "Step",
+    "Tile",
+    "accumulator_parts",
+    "bus_row",
+    "item",
+    "split",
+    "tiles",
+]
+
+#: Largest count of a loop, and largest depth, in an instruction.
+MOST_COUNT, _MOST_DEPTH = 4095, 65535
+#: Parts that the accumulators are cut into, a tile in each; fewer for large windows.
+_BUFFERS = (3, 2, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """What one LOAD brings into the weight or parameter memory, in lines or columns."""
+
+    label: str
+    target: Target
+    offset: int
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """A part of K that one MATMUL takes: a piece of weights, and where its activations lie."""
+
+    piece: Piece
+    first: int
+    run_length: int
+    run_pitch: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """Instructions without addresses of weights or parameters, and the pieces that they use."""
+
+    label: str
+    instruction: Instruction
+    piece: Piece | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One tile of one tile of columns: its MATMULs and the SPECIAL, that share accumulators.
+
+    `cycles` says about how long the two take together.
+    """
+
+    steps: list[Step]
+    cycles: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """Outputs whose accumulators fit: images, then rows and columns of the pooled result."""
+
+    image: int
+    images: int
+    row: int
+    rows: int
+    column: int
+    columns: int
+
+
+def bus_row(tensor: Tensor, config: CoreConfig) -> int:
+    """Slots of a row in external memory: whole words of the bus."""
+    word = config.bus_bytes // SLOT_BYTES
+    return -(-tensor.shape[1] * tensor.pixel_slots // word) * word
+
+
+def split(total: int, most: int) -> list[tuple[int, int]]:
+    """(first, count) of as few and as equal parts as possible, none larger than `most`."""
+    parts = -(-total // most)
+    bounds = [total * i // parts for i in range(parts + 1)]
+    return [(a, b - a) for a, b in itertools.pairwise(bounds)]
+
+
+def accumulator_parts(chains: Sequence[Chain], config: CoreConfig) -> int:
+    """Parts of the accumulators, each large enough for any window. Raises CompileError."""
+    depth = config.accumulator_depth
+    largest = max(chains, key=lambda chain: math.prod(chain.window))
+    window = math.prod(largest.window)
+    if window > depth:
+        raise CompileError(largest.name, f"a window of {window} needs as many accumulators; "
+                           f"the core has {depth}")
+    return next(n for n in _BUFFERS if window <= depth // n)
+
+
+def tiles(chain: Chain, capacity: int, images: tuple[int, int],
+          rows: tuple[int, int]) -> Iterator[Tile]:
+    """Tiles of at most `capacity` accumulators; `images` and `rows` are (first, count)."""
+    height, width = rows[1], chain.shape[1]
+
+    def extent(axis: int, places: int) -> int:
+        """Rows or columns of the convolution under so many places of the window."""
+        return (places - 1) * chain.pool_stride[axis] + chain.window[axis]
+
+    def most(axis: int, places: int, room: int) -> int:
+        return min(places, (room - chain.window[axis]) // chain.pool_stride[axis] + 1)
+
+    columns = most(1, width, capacity // chain.window[0])
+    column_parts = split(width, columns)
+    columns = max(count for _, count in column_parts)
+    most_rows = most(0, height, capacity // extent(1, columns))
+    group = 1
+    if most_rows == height and columns == width:
+        group = max(1, capacity // (extent(0, most_rows) * extent(1, columns)))
+    for first, count in split(images[1], group):
+        for row, row_count in split(height, most_rows):
+            for column, column_count in column_parts:
+                yield Tile(images[0] + first, count, rows[0] + row, row_count, column,
+                           column_count)
+
+
+class Prepared:
+    """A chain with its weights and column parameters laid down.
+
+    Parameters
+    ----------
+    chain, config
+        What and for what.
+    source
+        The tensor that it reads.
+    row_pitch
+        Slots from row to row of the source in the scratchpad.
+    uncut
+        K need not be cut: there is room for whatever weights this chain has.
+    parameters
+        Contents of the segment PARAMETERS, which grow.
+
+    Members
+    -------
+    products
+        For every tile of columns the products that make up K.
+    columns
+        For every tile of columns its scale, bias, residual scale and upper bound.
+
+    Raises CompileError if the weights cannot be cut so that they fit.
+    """
+
+    def __init__(self, chain: Chain, config: CoreConfig, source: Tensor, row_pitch: int, *,
+                 uncut: bool, parameters: bytearray) -> None:
+        self.chain, self.config = chain, config
+        outputs = len(chain.weights)
+        padded = -(-outputs // VECTOR) * VECTOR
+        weights = np.zeros((padded, *chain.kernel, source.channels_stored), np.int64)
+        weights[:outputs, ..., :chain.weights.shape[3]] = chain.weights
+        lines = integers.pack(weights, chain.weight_format.precision).reshape(padded, -1).T
+        parts = self._parts(len(lines), row_pitch, source.pixel_slots, uncut)
+        self.products: list[list[Product]] = []
+        for column in range(0, padded, VECTOR):
+            self.products.append([])
+            for first_line, count, first, run_length, run_pitch in parts:
+                data = lines[first_line:first_line + count, column:column + VECTOR]
+                piece = Piece(chain.layers[0], Target.WEIGHTS, len(parameters), count)
+                parameters += data.astype("<u2").tobytes()
+                self.products[-1].append(Product(piece, first, run_length, run_pitch))
+
+        table = np.zeros((padded, 4), np.uint32)
+        for i, numbers in enumerate((chain.scale, chain.bias, chain.residual_scale, chain.upper)):
+            table[:outputs, i] = numbers
+        self.columns: list[Piece] = []
+        for column in range(0, padded, VECTOR):
+            self.columns.append(Piece(chain.layers[0], Target.PARAMETERS, len(parameters), VECTOR))
+            parameters += table[column:column + VECTOR].astype("<u4").tobytes()
+
+    def _parts(self, depth: int, row_pitch: int, pixel_slots: int,
+               fits: bool) -> list[tuple[int, int, int, int, int]]:
+        """K cut so that the weights of two parts fit: (line, lines, slot, run length, run pitch).
+
+        It is not cut if all weights fit, or if it cannot be and one tile fits.
+        """
+        chain, config = self.chain, self.config
+        rows, run = chain.kernel[0], chain.kernel[1] * pixel_slots
+        if rows == 1 or row_pitch == run:
+            rows, run, row_pitch = 1, depth, depth
+        uncut = [(0, depth, 0, run, row_pitch)]
+        most = min(config.weight_lines // 2, _MOST_DEPTH)
+        if depth <= (_MOST_DEPTH if fits else most):
+            return uncut
+        # Tiles of FP16 must stay what they are without the cut: sums depend on them.
+        granule = config.rows if chain.weight_format.precision.is_float else 1
+        whole = next((n for n in range(most // run, 0, -1) if n * run % granule == 0), 0)
+        if whole:
+            return [(first * run, count * run, first * row_pitch, run, row_pitch)
+                    for first, count in _blocks(rows, whole)]
+        if rows > 1 and run % granule:
+            if depth <= min(config.weight_lines, _MOST_DEPTH):
+                return uncut
+            raise CompileError(chain.name, f"{run} slots of a kernel's row must be a multiple of "
+                               f"the array's {config.rows} rows, as the weights of a tile of "
+                               f"columns, {depth} lines, do not fit the scratchpad's "
+                               f"{config.weight_lines}")
+        return [(row * run + first, count, row * row_pitch + first, count, count)
+                for row in range(rows)
+                for first, count in _blocks(run, most // config.rows * config.rows)]
+
+
+def item(prepared: Prepared, tile: Tile, column: int, *, source: Layout, target: Layout,
+         residual: Layout | None, first_column: int = 0) -> Item:
+    """The MATMULs and the SPECIAL of a tile and of tile of columns `column`.
+
+    The first tile of columns that `target` and `residual` hold is `first_column`.
+    """
+    chain, config = prepared.chain, prepared.config
+    (stride_y, stride_x), (step_y, step_x) = chain.stride, chain.pool_stride
+    rows = (tile.rows - 1) * step_y + chain.window[0]
+    columns = (tile.columns - 1) * step_x + chain.window[1]
+    top, left = tile.row * step_y, tile.column * step_x
+    precision = chain.weight_format.precision
+    first = source.slot(tile.image, top * stride_y - chain.padding[0],
+                        left * stride_x - chain.padding[1])
+    steps, label = [], chain.layers[0]
+    for i, product in enumerate(prepared.products[column]):
+        steps.append(Step(label, Instruction(
+            "MATMUL", precision=precision,
+            activation_signed=_signed(source.tensor.stored.format),
+            weight_signed=_signed(chain.weight_format), accumulate=int(i > 0),
+            depth=product.piece.size, address=first + product.first,
+            run_length=product.run_length,
+            run_pitch=product.run_pitch if product.piece.size > product.run_length else 0,
+            **_loops("count_{}", "stride_{}", (
+                (tile.images, source.image_pitch), (rows, stride_y * source.row_pitch),
+                (columns, stride_x * source.tensor.pixel_slots)))), product.piece))
+
+    def vector_offset(kind: Format) -> int:
+        return (column - first_column) * VECTOR // kind.precision.per_slot
+
+    values = {}
+    if residual is not None:
+        kind = residual.tensor.stored.format
+        values = {
+            "residual": 1, "residual_precision": kind.precision,
+            "residual_signed": _signed(kind),
+            "residual_address": residual.slot(tile.image, top, left) + vector_offset(kind),
+            **_loops("", "residual_stride_{}", (
+                (tile.images, residual.image_pitch),
+                (tile.rows, step_y * residual.row_pitch),
+                (tile.columns, step_x * residual.tensor.pixel_slots))),
+            **_loops("", "residual_window_stride_{}", (
+                (chain.window[0], residual.row_pitch),
+                (chain.window[1], residual.tensor.pixel_slots)))}
+    kind = chain.output.format
+    steps.append(Step(label, Instruction(
+        "SPECIAL", float_accumulator=int(precision.is_float), relu=int(chain.relu),
+        clip=int(chain.clip), pool=chain.pool, output_precision=kind.precision,
+        output_signed=_signed(kind),
+        window_0=chain.window[0], window_1=chain.window[1],
+        address=target.slot(tile.image, tile.row, tile.column) + vector_offset(kind),
+        **_loops("count_{}", "stride_{}", (
+            (tile.images, target.image_pitch), (tile.rows, target.row_pitch),
+            (tile.columns, target.tensor.pixel_slots))),
+        **_loops("", "accumulator_stride_{}", (
+            (tile.images, rows * columns), (tile.rows, step_y * columns),
+            (tile.columns, step_x))),
+        **_loops("", "window_stride_{}", ((chain.window[0], columns), (chain.window[1], 1))),
+        **values), prepared.columns[column]))
+    vectors = tile.images * rows * columns
+    weight_tiles = sum(-(-product.piece.size // config.rows)
+                       for product in prepared.products[column])
+    windows = tile.images * tile.rows * tile.columns * math.prod(chain.window)
+    return Item(steps, weight_tiles * max(vectors, config.minimum_tile_period)
+                + windows * config.phases)
+
+
+def _blocks(total: int, size: int) -> list[tuple[int, int]]:
+    """(first, count) of blocks of `size`; the last one may be smaller."""
+    return [(first, min(size, total - first)) for first in range(0, total, size)]
+
+
+def _signed(kind: Format) -> int:
+    """The bit of an instruction for an integer format's sign."""
+    return int(kind.signed and not kind.precision.is_float)
+
+
+def _loops(count: str, stride: str, loops: Sequence[tuple[int, int]]) -> dict[str, int]:
+    """Fields of nested loops of (count, stride); a loop that does not turn has stride 0."""
+    values = {}
+    for i, (times, step) in enumerate(loops):
+        if count:
+            values[count.format(i)] = times
+        values[stride.format(i)] = step if times > 1 else 0
+    return values

@@ -1,0 +1,367 @@
+"""Networks whose activations pass through the scratchpad stripe by stripe.
+
+Chain after chain (see `fusion`) reads its tensors from external memory and writes its result
+there. A stripe is some rows of the result, or some whole images if they are small: its source is
+loaded into one of two buffers while the array works on the stripe before, and its result is
+stored while the array works on the next one.
+
+Weights are used for all columns of a stripe in turn. If those of a chain do not fit, either they
+are loaded again for every stripe, or the columns are cut into parts whose weights fit and the
+stripes are loaded again for every part: what costs less is taken.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator
+
+from .config import SLOT_BYTES, CoreConfig
+from .fusion import VECTOR, Chain, CompileError, Fused, Tensor
+from .isa import Instruction, Segment, Target
+from .layout import StripeLayout
+from .steps import (
+    MOST_COUNT,
+    Prepared,
+    Step,
+    accumulator_parts,
+    bus_row,
+    item,
+    split,
+    tiles,
+)
+
+__all__ = ["StreamedSchedule"]
+
+#: Bytes that a tensor in the workspace begins at a multiple of.
+_ALIGNMENT = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class _External:
+    """Where a tensor lies in external memory: images of rows without borders."""
+
+    segment: Segment
+    offset: int
+    row_bytes: int
+    image_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cut:
+    """How a chain is cut.
+
+    `columns` are tiles of columns in a part, `images` and `rows` the most that a stripe has of
+    the result; `sources` and `targets` are numbers of buffers.
+    """
+
+    columns: int
+    images: int
+    rows: int
+    sources: int
+    targets: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stripe:
+    """Rows (first, count) of the result, of images (first, count)."""
+
+    images: tuple[int, int]
+    rows: tuple[int, int]
+
+
+class StreamedSchedule:
+    """Steps of a network whose tensors lie in external memory.
+
+    Parameters
+    ----------
+    fused, config, batch
+        What, for which core, for how many images.
+    parameters
+        Contents of the segment PARAMETERS, which grow.
+
+    Members
+    -------
+    workspace_bytes
+        Smallest size of the segment WORKSPACE.
+
+    Raises CompileError if a stripe of one row, a window or the weights do not fit.
+    """
+
+    def __init__(self, fused: Fused, config: CoreConfig, batch: int, *,
+                 parameters: bytearray) -> None:
+        self.fused, self.config, self.batch = fused, config, batch
+        self.parts = accumulator_parts(fused.chains, config)
+        self.capacity = min(config.accumulator_depth // self.parts, MOST_COUNT)
+        self.parameters = parameters
+        self.workspace_bytes = 0
+        self.external = {name: self._external(tensor) for name, tensor in fused.tensors.items()}
+        self.part = 0
+
+    def steps(self) -> list[list[Step]]:
+        """The program in parts, in an order that is right when one step runs after the other.
+
+        The weights of a part are used again and again, those of different parts are not.
+        """
+        return [part for chain in self.fused.chains for part in _Chain(self, chain).steps()]
+
+    def _external(self, tensor: Tensor) -> _External:
+        network = self.fused.network
+        row = bus_row(tensor, self.config) * SLOT_BYTES
+        image = tensor.shape[0] * row
+        if tensor.name == network.output_name:
+            return _External(Segment.OUTPUT, 0, row, image)
+        if tensor.name == network.input_name:
+            return _External(Segment.INPUT, 0, row, image)
+        offset = self.workspace_bytes
+        self.workspace_bytes += -(-self.batch * image // _ALIGNMENT) * _ALIGNMENT
+        return _External(Segment.WORKSPACE, offset, row, image)
+
+
+class _Chain:
+    """One chain: its cut, its stripes, and the steps that come of them."""
+
+    def __init__(self, schedule: StreamedSchedule, chain: Chain) -> None:
+        self.schedule, self.chain, self.config = schedule, chain, schedule.config
+        tensors = schedule.fused.tensors
+        source = tensors[chain.source]
+        residue = chain.kernel[1] * source.pixel_slots % self.config.banks
+        self.source = dataclasses.replace(
+            source, border=(0, chain.padding[1]),
+            row_residue=residue if chain.kernel[0] > 1 else None)
+        self.target = dataclasses.replace(tensors[chain.name], border=(0, 0), row_residue=None)
+        self.residual = None if chain.residual is None else dataclasses.replace(
+            tensors[chain.residual], border=(0, 0), row_residue=None)
+        self.all_columns = -(-len(chain.weights) // VECTOR)
+        self.depth = math.prod(chain.kernel) * source.pixel_slots
+        cut = min(self._cuts(), key=self._cycles, default=None)
+        if cut is None:
+            least = _Cut(self._least_columns(), 1, 1, 1, 1)
+            raise CompileError(chain.name, f"one row of the result and what it is made of need "
+                               f"{self._slots(least)} slots of the activation scratchpad; the "
+                               f"core has {self.config.activation_slots}")
+        self.cut = cut
+        #: Of each source buffer, its images and rows, and which of those have been cleared.
+        self.cleared: list[tuple[tuple[int, int], list[tuple[int, int]]]] = \
+            [((0, 0), [])] * cut.sources
+
+    # --- the cut
+
+    def _least_columns(self) -> int:
+        """Tiles of columns whose slots are whole words of the bus, in every tensor."""
+        word = self.config.bus_bytes // SLOT_BYTES
+        for columns in (1, 2):
+            slots = [columns * VECTOR // tensor.stored.format.precision.per_slot
+                     for tensor in (self.target, self.residual) if tensor is not None]
+            if all(count and count % word == 0 for count in slots) \
+                    and self.all_columns % columns == 0:
+                return columns
+        return self.all_columns
+
+    def _cuts(self) -> Iterator[_Cut]:
+        """All cuts that fit, the largest stripe for each number of columns and buffers."""
+        height = self.chain.shape[0]
+        least = self._least_columns()
+        widths = dict.fromkeys(
+            least * -(-self.all_columns // (least * parts))
+            for parts in range(1, self.all_columns // least + 1))
+        for columns in widths:
+            for sources, targets in ((2, 2), (2, 1), (1, 1)):
+                sizes = itertools.chain(
+                    ((images, height) for images in range(self.schedule.batch, 0, -1)),
+                    ((1, rows) for rows in range(height - 1, 0, -1)))
+                cut = next((cut for images, rows in sizes if self._slots(
+                    cut := _Cut(columns, images, rows, sources, targets))
+                    <= self.config.activation_slots), None)
+                if cut is not None:
+                    yield cut
+
+    def _conv_rows(self, rows: int) -> int:
+        """Rows of the convolution under so many rows of the result."""
+        return (rows - 1) * self.chain.pool_stride[0] + self.chain.window[0]
+
+    def _source_rows(self, rows: int) -> int:
+        return (self._conv_rows(rows) - 1) * self.chain.stride[0] + self.chain.kernel[0]
+
+    def _buffers(self, cut: _Cut) -> tuple[int, int, int]:
+        """Slots of a buffer for source, residual and result."""
+        stripe = _Stripe((0, cut.images), (0, cut.rows))
+        residual = self._residual_layout(stripe, 0, cut.columns)
+        return (self._source_layout(stripe, 0).size, residual.size if residual else 0,
+                self._target_layout(stripe, 0, cut.columns).size)
+
+    def _slots(self, cut: _Cut) -> int:
+        source, residual, target = self._buffers(cut)
+        return cut.sources * (source + residual) + cut.targets * target
+
+    def _cycles(self, cut: _Cut) -> float:
+        """About how long the chain takes: the busiest of array, special functions and bus."""
+        config, chain = self.config, self.chain
+        source, residual, target = self._buffers(cut)
+        per_cycle = config.bus_bytes / SLOT_BYTES
+        stripes = len(self._stripes(cut))
+        parts = -(-self.all_columns // cut.columns)
+        weights = self.all_columns * self.depth * VECTOR
+        fits = cut.columns * self.depth <= config.weight_lines
+        loads = parts * stripes * (source + residual) + weights * (1 if fits else stripes)
+        compute = special = 0
+        for stripe in self._stripes(cut):
+            for tile in tiles(chain, self.schedule.capacity, stripe.images, stripe.rows):
+                vectors = (tile.images * self._conv_rows(tile.rows)
+                           * ((tile.columns - 1) * chain.pool_stride[1] + chain.window[1]))
+                compute += -(-self.depth // config.rows) * max(vectors,
+                                                               config.minimum_tile_period)
+                special += (tile.images * tile.rows * tile.columns * math.prod(chain.window)
+                            * config.phases)
+        busiest = max(self.all_columns * compute, self.all_columns * special, loads / per_cycle)
+        if cut.sources == 1:
+            busiest += parts * stripes * source / per_cycle
+        # Before the first product and after the last one nothing overlaps.
+        return busiest + (source + residual + self.depth * VECTOR + target) / per_cycle
+
+    def _stripes(self, cut: _Cut) -> list[_Stripe]:
+        return [_Stripe(images, rows)
+                for images in split(self.schedule.batch, cut.images)
+                for rows in split(self.chain.shape[0], cut.rows)]
+
+    # --- buffers
+
+    def _source_layout(self, stripe: _Stripe, address: int) -> StripeLayout:
+        chain = self.chain
+        first = stripe.rows[0] * chain.pool_stride[0] * chain.stride[0] - chain.padding[0]
+        return StripeLayout(
+            tensor=self.source, first_image=stripe.images[0], images=stripe.images[1],
+            first_row=first, rows=self._source_rows(stripe.rows[1]), address=address,
+            config=self.config)
+
+    def _target_layout(self, stripe: _Stripe, address: int, columns: int) -> StripeLayout:
+        return self._narrow(self.target, stripe.images, stripe.rows, address, columns)
+
+    def _residual_layout(self, stripe: _Stripe, address: int,
+                         columns: int) -> StripeLayout | None:
+        if self.residual is None:
+            return None
+        rows = (stripe.rows[0] * self.chain.pool_stride[0], self._conv_rows(stripe.rows[1]))
+        return self._narrow(self.residual, stripe.images, rows, address, columns)
+
+    def _narrow(self, tensor: Tensor, images: tuple[int, int], rows: tuple[int, int],
+                address: int, columns: int) -> StripeLayout:
+        """A stripe that holds some tiles of columns only."""
+        slots = tensor.pixel_slots if columns == self.all_columns else \
+            columns * VECTOR // tensor.stored.format.precision.per_slot
+        return StripeLayout(
+            tensor=dataclasses.replace(tensor, pixel_slots=slots), first_image=images[0],
+            images=images[1], first_row=rows[0], rows=rows[1], address=address,
+            config=self.config, even_rows=True)
+
+    # --- the work
+
+    def steps(self) -> Iterator[list[Step]]:
+        """The steps of each part of the columns."""
+        cut, schedule, chain = self.cut, self.schedule, self.chain
+        first = self._source_layout(_Stripe((0, 1), (0, 1)), 0)
+        prepared = Prepared(chain, self.config, self.source, first.row_pitch, uncut=False,
+                            parameters=schedule.parameters)
+        source_size, residual_size, target_size = self._buffers(cut)
+        residuals = cut.sources * source_size
+        targets = residuals + cut.sources * residual_size
+        work = [(part, stripe)
+                for part in ((c, min(cut.columns, self.all_columns - c))
+                             for c in range(0, self.all_columns, cut.columns))
+                for stripe in self._stripes(cut)]
+
+        def load(place: int) -> list[Step]:
+            (column, columns), stripe = work[place]
+            buffer = place % cut.sources
+            steps = self._load(self._source_layout(stripe, buffer * source_size), buffer)
+            residual = self._residual_layout(stripe, residuals + buffer * residual_size, columns)
+            if residual is not None:
+                steps += self._move("LOAD", residual, column, columns)
+            return steps
+
+        steps: list[Step] = []
+        for place, (part, stripe) in enumerate(work):
+            column, columns = part
+            if place and part != work[place - 1][0]:
+                yield steps
+                steps = []
+            if place == 0 or cut.sources == 1:
+                steps += load(place)
+            buffer = place % cut.sources
+            source = self._source_layout(stripe, buffer * source_size)
+            residual = self._residual_layout(stripe, residuals + buffer * residual_size, columns)
+            target = self._target_layout(
+                stripe, targets + place % cut.targets * target_size, columns)
+            steps += [Step(chain.name, fill) for fill in target.column_fills()]
+            ahead = cut.sources == 2 and place + 1 < len(work)
+            for each in range(column, column + columns):
+                for tile in tiles(chain, schedule.capacity, stripe.images, stripe.rows):
+                    schedule.part = (schedule.part + 1) % schedule.parts
+                    made = item(prepared, tile, each, source=source, target=target,
+                                residual=residual, first_column=column)
+                    for step in made.steps:
+                        step.instruction.values["accumulator"] = schedule.part * schedule.capacity
+                    steps += made.steps
+                    # The next stripe comes behind what the first tile needs.
+                    if ahead:
+                        steps += load(place + 1)
+                        ahead = False
+            steps += self._move("STORE", target, column, columns)
+        yield steps
+
+    def _load(self, layout: StripeLayout, buffer: int) -> list[Step]:
+        """Bring a stripe of the source into its buffer, with zeros around it."""
+        name, steps = self.chain.source, []
+        outside = layout.outside()
+        shape = (layout.images, layout.rows)
+        # What has been cleared stays so as long as rows lie where they did.
+        if self.cleared[buffer][0] != shape:
+            steps += [Step(name, fill) for fill in layout.column_fills()]
+        if self.cleared[buffer] != (shape, outside):
+            steps += [Step(name, layout.row_fill(*rows)) for rows in outside]
+        self.cleared[buffer] = shape, outside
+        above = sum(count for first, count in outside if first == 0)
+        below = sum(count for first, count in outside if first)
+        first, rows = layout.first_row + above, layout.rows - above - below
+        external = self.schedule.external[name]
+        for image in range(layout.first_image, layout.first_image + layout.images):
+            steps.append(Step(name, Instruction(
+                "LOAD", target=Target.ACTIVATIONS, segment=external.segment,
+                **self._rows(layout, external, image, first, rows, "source_pitch"))))
+        return steps
+
+    def _rows(self, layout: StripeLayout, external: _External, image: int, first: int, rows: int,
+              external_pitch: str) -> dict[str, int]:
+        """Fields that say where rows of an image lie, inside and outside."""
+        length, pitch = layout.stored_row_slots, layout.row_pitch
+        fields = {
+            "offset": external.offset + image * external.image_bytes + first * external.row_bytes,
+            "address": layout.slot(image, first, 0)}
+        if length == pitch and length * SLOT_BYTES == external.row_bytes:
+            return fields | {"rows": 1, "length": rows * length}
+        return fields | {"rows": rows, "length": length, "pitch": pitch,
+                         external_pitch: external.row_bytes}
+
+    def _move(self, name: str, layout: StripeLayout, column: int, columns: int) -> list[Step]:
+        """LOAD a stripe of the residual, or STORE one of the result."""
+        tensor = self.schedule.fused.tensors[layout.tensor.name]
+        external = self.schedule.external[tensor.name]
+        fields: dict = {"segment": external.segment}
+        external_pitch = "target_pitch"
+        if name == "LOAD":
+            fields["target"] = Target.ACTIVATIONS
+            external_pitch = "source_pitch"
+        images = range(layout.first_image, layout.first_image + layout.images)
+        if columns == self.all_columns:
+            return [Step(tensor.name, Instruction(name, **fields, **self._rows(
+                layout, external, image, layout.first_row, layout.rows, external_pitch)))
+                for image in images]
+        # Some columns of each pixel. Rows follow each other without gaps, inside and outside.
+        slots = layout.tensor.pixel_slots
+        pixel_bytes = tensor.pixel_slots * SLOT_BYTES
+        offset = column * VECTOR // tensor.stored.format.precision.per_slot * SLOT_BYTES
+        return [Step(tensor.name, Instruction(
+            name, **fields, offset=external.offset + image * external.image_bytes
+            + layout.first_row * external.row_bytes + offset,
+            address=layout.slot(image, layout.first_row, 0),
+            rows=layout.rows * tensor.shape[1], length=slots, pitch=slots,
+            **{external_pitch: pixel_bytes})) for image in images]
