@@ -147,8 +147,8 @@ class StripeLayout(_Rows):
 
     def outside(self) -> list[tuple[int, int]]:
         """(first, count) of the rows, counted from the first one, above and below the tensor."""
-        above = max(0, -self.first_row)
-        below = max(0, self.first_row + self.rows - self.tensor.shape[0])
+        above = min(max(0, -self.first_row), self.rows)
+        below = min(max(0, self.first_row + self.rows - self.tensor.shape[0]), self.rows)
         return [part for part in ((0, above), (self.rows - below, below)) if part[1]]
 
     def column_fills(self) -> list[Instruction]:

@@ -79,9 +79,9 @@ def _place(parts: Sequence[Sequence[tuple[int, Piece]]], size: int,
     current: dict[Piece, _Load] = {}
     ring = 0
     for uses in parts:
-        stays, total = _staying(uses, size)
+        stays = _staying(uses, size)
         used = sum(piece.size for piece in stays)
-        if ring < used or ring + total > size:
+        if ring < used or (not stays and not _fits_round(uses, ring, size)):
             ring = used
         for step, piece in uses:
             load = current.get(piece)
@@ -113,8 +113,20 @@ def _place(parts: Sequence[Sequence[tuple[int, Piece]]], size: int,
     return loads, addresses
 
 
-def _staying(uses: Sequence[tuple[int, Piece]], size: int) -> tuple[dict[Piece, int], int]:
-    """Addresses of the pieces that get places of their own, and the size of all pieces."""
+def _fits_round(uses: Sequence[tuple[int, Piece]], ring: int, size: int) -> bool:
+    """Whether all pieces have room from `ring` on, going round once."""
+    address, room = ring, size
+    for piece in dict.fromkeys(piece for _, piece in uses):
+        if address + piece.size > size:
+            room -= size - address
+            address = 0
+        address += piece.size
+        room -= piece.size
+    return room >= 0
+
+
+def _staying(uses: Sequence[tuple[int, Piece]], size: int) -> dict[Piece, int]:
+    """Addresses of the pieces that get places of their own."""
     times: dict[Piece, int] = {}
     last = None
     for _, piece in uses:
@@ -133,7 +145,7 @@ def _staying(uses: Sequence[tuple[int, Piece]], size: int) -> tuple[dict[Piece, 
                 break
             stays[piece] = used
             used += piece.size
-    return stays, total
+    return stays
 
 
 def _overlap(load: _Load, address: int, size: int) -> bool:

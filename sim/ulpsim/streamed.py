@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from .config import SLOT_BYTES, CoreConfig
 from .fusion import VECTOR, Chain, CompileError, Fused, Tensor
-from .isa import Instruction, Segment, Target
+from .isa import INSTRUCTION_BYTES, Instruction, Segment, Target
 from .layout import StripeLayout
 from .steps import (
     MOST_COUNT,
@@ -34,6 +34,10 @@ __all__ = ["StreamedSchedule"]
 
 #: Bytes that a tensor in the workspace begins at a multiple of.
 _ALIGNMENT = 64
+#: Stripes that are tried, as a multiple of the fewest.
+_MOST_STRIPES = 8
+#: Cycles of an instruction beside its work, about.
+_OVERHEAD = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,22 +162,22 @@ class _Chain:
         return self.all_columns
 
     def _cuts(self) -> Iterator[_Cut]:
-        """All cuts that fit, the largest stripe for each number of columns and buffers."""
-        height = self.chain.shape[0]
+        """Cuts that fit: for each number of columns and buffers the largest stripe, and less."""
+        batch, height = self.schedule.batch, self.chain.shape[0]
         least = self._least_columns()
         widths = dict.fromkeys(
             least * -(-self.all_columns // (least * parts))
             for parts in range(1, self.all_columns // least + 1))
-        for columns in widths:
-            for sources, targets in ((2, 2), (2, 1), (1, 1)):
-                sizes = itertools.chain(
-                    ((images, height) for images in range(self.schedule.batch, 0, -1)),
-                    ((1, rows) for rows in range(height - 1, 0, -1)))
-                cut = next((cut for images, rows in sizes if self._slots(
-                    cut := _Cut(columns, images, rows, sources, targets))
-                    <= self.config.activation_slots), None)
-                if cut is not None:
-                    yield cut
+        sizes = [(images, height) for images in range(batch, 0, -1)]
+        sizes += [(1, rows) for rows in range(height - 1, 0, -1)]
+        for columns, (sources, targets) in itertools.product(widths, ((2, 2), (2, 1), (1, 1))):
+            fitting = [size for size in sizes if self._slots(
+                _Cut(columns, *size, sources, targets)) <= self.config.activation_slots]
+            stripes = {len(self._stripes(size)): size for size in reversed(fitting)}
+            least_stripes = min(stripes, default=0)
+            for count, size in stripes.items():
+                if count <= _MOST_STRIPES * least_stripes or count <= _MOST_STRIPES:
+                    yield _Cut(columns, *size, sources, targets)
 
     def _conv_rows(self, rows: int) -> int:
         """Rows of the convolution under so many rows of the result."""
@@ -196,32 +200,61 @@ class _Chain:
     def _cycles(self, cut: _Cut) -> float:
         """About how long the chain takes: the busiest of array, special functions and bus."""
         config, chain = self.config, self.chain
-        source, residual, target = self._buffers(cut)
-        per_cycle = config.bus_bytes / SLOT_BYTES
-        stripes = len(self._stripes(cut))
-        parts = -(-self.all_columns // cut.columns)
-        weights = self.all_columns * self.depth * VECTOR
-        fits = cut.columns * self.depth <= config.weight_lines
-        loads = parts * stripes * (source + residual) + weights * (1 if fits else stripes)
-        compute = special = 0
-        for stripe in self._stripes(cut):
+        weight_cycles = _transfer(1, self.depth * VECTOR)
+        first = compute = special = sources = targets = program = 0
+        stripes = self._stripes((cut.images, cut.rows))
+        for stripe in stripes:
             for tile in tiles(chain, self.schedule.capacity, stripe.images, stripe.rows):
                 vectors = (tile.images * self._conv_rows(tile.rows)
                            * ((tile.columns - 1) * chain.pool_stride[1] + chain.window[1]))
+                windows = tile.images * tile.rows * tile.columns
                 compute += -(-self.depth // config.rows) * max(vectors,
                                                                config.minimum_tile_period)
-                special += (tile.images * tile.rows * tile.columns * math.prod(chain.window)
-                            * config.phases)
-        busiest = max(self.all_columns * compute, self.all_columns * special, loads / per_cycle)
-        if cut.sources == 1:
-            busiest += parts * stripes * source / per_cycle
+                special += windows * math.prod(chain.window) * config.phases + _OVERHEAD
+                program += 2 * INSTRUCTION_BYTES // config.bus_bytes
+            source = self._source_layout(stripe, 0)
+            source_cycles = _transfer(stripe.images[1] * source.rows, source.row_slots)
+            residual = self._residual_layout(stripe, 0, cut.columns)
+            if residual is not None:
+                source_cycles += self._move_cycles(residual, cut.columns)
+            first = first or source_cycles + weight_cycles
+            sources += source_cycles
+            target_cycles = self._move_cycles(self._target_layout(stripe, 0, cut.columns),
+                                              cut.columns)
+            targets += target_cycles
+        parts = -(-self.all_columns // cut.columns)
+        fits = cut.columns * self.depth <= config.weight_lines
+        weights = self.all_columns * weight_cycles * (1 if fits else len(stripes))
+        array = self.all_columns * max(compute, special)
+        loads = parts * sources + weights + self.all_columns * program
+        stores = parts * targets
         # Before the first product and after the last one nothing overlaps.
-        return busiest + (source + residual + self.depth * VECTOR + target) / per_cycle
+        cycles = first + max(array, loads, stores) + target_cycles
+        # Weights of the next part come while the array works on the last stripe of this one, but
+        # for those that there is room for before.
+        if parts > 1 and fits:
+            room = config.weight_lines // self.depth - cut.columns
+            last = (cut.columns - room) * weight_cycles + source_cycles
+            cycles += (parts - 1) * max(0, last - cut.columns * compute // len(stripes))
+        # With one buffer only, its transfers and the work on it take turns.
+        if cut.sources == 1:
+            cycles += parts * sources
+        if cut.targets == 1:
+            cycles += parts * targets
+        return cycles
 
-    def _stripes(self, cut: _Cut) -> list[_Stripe]:
+    def _move_cycles(self, layout: StripeLayout, columns: int) -> int:
+        """Cycles to load or store a stripe that holds so many tiles of columns."""
+        rows = layout.images * layout.rows
+        if columns == self.all_columns:
+            return _transfer(rows, layout.row_slots)
+        return _transfer(rows * layout.tensor.shape[1], layout.tensor.pixel_slots)
+
+    def _stripes(self, size: tuple[int, int]) -> list[_Stripe]:
+        """Stripes of at most so many images and rows."""
         return [_Stripe(images, rows)
-                for images in split(self.schedule.batch, cut.images)
-                for rows in split(self.chain.shape[0], cut.rows)]
+                for images in split(self.schedule.batch, size[0])
+                for rows in split(self.chain.shape[0], size[1])]
 
     # --- buffers
 
@@ -267,7 +300,7 @@ class _Chain:
         work = [(part, stripe)
                 for part in ((c, min(cut.columns, self.all_columns - c))
                              for c in range(0, self.all_columns, cut.columns))
-                for stripe in self._stripes(cut)]
+                for stripe in self._stripes((cut.images, cut.rows))]
 
         def load(place: int) -> list[Step]:
             (column, columns), stripe = work[place]
@@ -319,9 +352,10 @@ class _Chain:
         if self.cleared[buffer] != (shape, outside):
             steps += [Step(name, layout.row_fill(*rows)) for rows in outside]
         self.cleared[buffer] = shape, outside
-        above = sum(count for first, count in outside if first == 0)
-        below = sum(count for first, count in outside if first)
-        first, rows = layout.first_row + above, layout.rows - above - below
+        first = max(layout.first_row, 0)
+        rows = layout.rows - sum(count for _, count in outside)
+        if not rows:
+            return steps
         external = self.schedule.external[name]
         for image in range(layout.first_image, layout.first_image + layout.images):
             steps.append(Step(name, Instruction(
@@ -365,3 +399,8 @@ class _Chain:
             address=layout.slot(image, layout.first_row, 0),
             rows=layout.rows * tensor.shape[1], length=slots, pitch=slots,
             **{external_pitch: pixel_bytes})) for image in images]
+
+
+def _transfer(rows: int, slots: int) -> int:
+    """About the cycles that rows of so many slots take: four for up to 8 of a row."""
+    return _OVERHEAD + rows * 4 * -(-slots // 8)
