@@ -46,6 +46,10 @@ class CoreConfig:
         Instructions waiting in front of each unit.
     special_lanes
         Elements that the special-function unit takes in each cycle.
+    special_functions
+        Whether that unit has what goes beyond draining accumulators: functions, elementwise
+        products, sources in the scratchpad, and row scalars (`accumulator_depth` of them). It
+        takes FP16 among the formats.
     bus_bytes
         Width of the AXI4 data bus.
     burst_beats
@@ -77,6 +81,7 @@ class CoreConfig:
     program_length: int = 1024
     queue_depth: int = 16
     special_lanes: int = 2
+    special_functions: bool = False
     bus_bytes: int = 4
     burst_beats: int = 64
     outstanding_reads: int = 4
@@ -107,6 +112,12 @@ class CoreConfig:
         if len(set(formats)) != len(formats):
             raise ValueError(f"formats must name each precision once, not {formats!r}")
         object.__setattr__(self, "formats", tuple(p for p in Precision if p in formats))
+        if not isinstance(self.special_functions, bool):
+            raise TypeError(f"special_functions must be True or False, "
+                            f"not {self.special_functions!r}")
+        if self.special_functions and not self.has_float:
+            raise ValueError("special_functions must be False without FP16 among the formats, "
+                             "not True")
         self._require_powers_of_two()
         self._require_shape()
 
@@ -167,6 +178,11 @@ class CoreConfig:
     @cached_property
     def has_integer(self) -> bool:
         return any(not p.is_float for p in self.formats)
+
+    @cached_property
+    def row_scalars(self) -> int:
+        """Scalars of rows that the special-function unit holds."""
+        return self.accumulator_depth if self.special_functions else 0
 
     @cached_property
     def activation_slots(self) -> int:

@@ -8,17 +8,23 @@ stands what the table leaves open:
   may find an address out of range under way, and have written accumulators or activations by
   then; external memory is never written by an instruction that breaks a rule.) Of several rules
   that it breaks the first one of this list counts: ILLEGAL_INSTRUCTION, UNSUPPORTED_FORMAT,
-  MISALIGNED_ADDRESS, SEGMENT_READ_ONLY, SEGMENT_RANGE, WEIGHT_RANGE, PARAMETER_RANGE,
-  ACCUMULATOR_RANGE, ACTIVATION_RANGE. (Of the last two, SPECIAL on the core reports the one that
-  it comes to first in the order of the vectors.)
-- UNSUPPORTED_FORMAT: a precision of MATMUL, of SPECIAL's output or of its residual that is not
+  UNSUPPORTED_FUNCTION, MISALIGNED_ADDRESS, SEGMENT_READ_ONLY, SEGMENT_RANGE, WEIGHT_RANGE,
+  PARAMETER_RANGE, ACCUMULATOR_RANGE, ACTIVATION_RANGE, ROW_RANGE. (Of the last three, SPECIAL on
+  the core reports the one that it comes to first in the order of the vectors.)
+- UNSUPPORTED_FORMAT: a precision of MATMUL, of SPECIAL's source, output or residual that is not
   among the core's `formats`, or accumulators of a kind that none of those makes.
+- UNSUPPORTED_FUNCTION: on a core without `special_functions` a SPECIAL with another source than
+  the accumulators, a product, a function, or anything of row scalars.
 - Rows and vectors are written in order: where they overlap, the last one stays. SPECIAL reads all
-  residuals before it writes; a program may overwrite a vector's residual by its own output, but
-  on the core an output that overlaps a later vector's residual depends on the pipeline.
+  sources and residuals before it writes; a program may overwrite what a vector reads by its own
+  output, but on the core an output that overlaps what a later vector reads depends on the
+  pipeline. The same holds for row scalars.
 - LOAD reads whole words of the bus, so a row of an odd number of slots needs two bytes more in
   its segment.
-- The residual fields of SPECIAL are looked at only if `residual` is set.
+- Of SPECIAL the fields of the residual are looked at only if `residual` is set, those of a
+  source in the scratchpad only if it is ACTIVATIONS, those of the accumulators only if it is
+  ACCUMULATORS, those of the output only without `reduce`. A function beside a residual and
+  `reduce` without a pool are ILLEGAL_INSTRUCTIONs.
 - An instruction is put into its unit's queue in program order. A unit starts the first one of its
   queue as soon as the tokens are there that it waits for. Here, of all instructions that can start
   the first of the program does so, and nothing is queued while one can: programs whose tokens
@@ -45,9 +51,11 @@ from .integers import pack, unpack_codes
 from .isa import (
     INSTRUCTION_BYTES,
     Cause,
+    Function,
     Instruction,
     Pool,
     Segment,
+    Source,
     Target,
     Unit,
     decode,
@@ -173,33 +181,46 @@ def _matmul_rules(config: CoreConfig, segments: Segments, instruction: Instructi
 
 
 def _special_rules(config: CoreConfig, segments: Segments, instruction: Instruction) -> Rules:
-    function = _function(instruction)
+    function, source = _function(instruction), Source(instruction["source"])
     window = instruction["window_0"] * instruction["window_1"]
-    used = [("output", function.output.precision)]
-    if function.residual is not None:
-        used.append(("residual", function.residual.precision))
+    used = {"source": function.source, "residual": function.residual,
+            "output": None if function.reduce else function.output}
+    precisions = {name: kind.precision for name, kind in used.items() if kind is not None}
+    reads_rows = (source is Source.ROWS or instruction["row_scale"] or instruction["row_bias"])
     rules = [
-        (any(p.is_float and bool(instruction[f"{name}_signed"]) for name, p in used),
+        (any(p.is_float and bool(instruction[f"{name}_signed"]) for name, p in precisions.items()),
          Cause.ILLEGAL_INSTRUCTION),
-        (function.pool is Pool.NONE and window > 1, Cause.ILLEGAL_INSTRUCTION),
-        (any(p not in config.formats for _, p in used)
-         or not (config.has_float if function.float_accumulator else config.has_integer),
+        (function.pool is Pool.NONE and (window > 1 or function.reduce),
+         Cause.ILLEGAL_INSTRUCTION),
+        (function.residual is not None and function.function is not Function.NONE,
+         Cause.ILLEGAL_INSTRUCTION),
+        (any(p not in config.formats for p in precisions.values())
+         or (source is Source.ACCUMULATORS and not (
+             config.has_float if function.float_accumulator else config.has_integer)),
          Cause.UNSUPPORTED_FORMAT),
+        (not config.special_functions and (
+            source is not Source.ACCUMULATORS or function.function is not Function.NONE
+            or (function.residual is not None and function.product) or bool(reads_rows)
+            or function.reduce), Cause.UNSUPPORTED_FUNCTION),
         (instruction["parameters"] % config.special_lanes != 0, Cause.MISALIGNED_ADDRESS),
         (instruction["parameters"] + config.column_lanes > config.parameter_columns,
          Cause.PARAMETER_RANGE),
-        (_last(instruction, "accumulator", "accumulator_stride_{}", "window_stride_{}")
+        (source is Source.ACCUMULATORS
+         and _last(instruction, "accumulator", "accumulator_stride_{}", "window_stride_{}")
          >= config.accumulator_depth, Cause.ACCUMULATOR_RANGE),
-        (_last(instruction, "address", "stride_{}")
-         + _vector_slots(config, function.output) > config.activation_slots,
-         Cause.ACTIVATION_RANGE),
     ]
-    if function.residual is not None:
-        rules.append((
-            _last(instruction, "residual_address", "residual_stride_{}",
-                  "residual_window_stride_{}")
-            + _vector_slots(config, function.residual) > config.activation_slots,
-            Cause.ACTIVATION_RANGE))
+    for kind, first, stride, window_stride in (
+            (function.source, "accumulator", "accumulator_stride_{}", "window_stride_{}"),
+            (used["output"], "address", "stride_{}", ""),
+            (function.residual, "residual_address", "residual_stride_{}",
+             "residual_window_stride_{}")):
+        if kind is not None:
+            rules.append((_last(instruction, first, stride, window_stride)
+                          + _vector_slots(config, kind) > config.activation_slots,
+                          Cause.ACTIVATION_RANGE))
+    for rows, first in ((reads_rows, "row"), (function.reduce, "reduced_row")):
+        rules.append((bool(rows) and instruction[first] + _rows(instruction)
+                      > config.row_scalars, Cause.ROW_RANGE))
     return rules
 
 
@@ -208,13 +229,18 @@ def _function(instruction: Instruction) -> SpecialFunction:
         precision = Precision(instruction[f"{name}_precision"])
         return Format(precision, precision.is_float or bool(instruction[f"{name}_signed"]))
 
+    source = Source(instruction["source"])
     return SpecialFunction(
         output=format_of("output"),
-        float_accumulator=bool(instruction["float_accumulator"]),
+        float_accumulator=source is Source.ROWS or bool(instruction["float_accumulator"]),
+        source=format_of("source") if source is Source.ACTIVATIONS else None,
         relu=bool(instruction["relu"]),
         clip=bool(instruction["clip"]),
         residual=format_of("residual") if instruction["residual"] else None,
-        pool=Pool(instruction["pool"]))
+        product=bool(instruction["product"]),
+        function=Function(instruction["function"]),
+        pool=Pool(instruction["pool"]),
+        reduce=bool(instruction["reduce"]))
 
 
 def _vector_slots(config: CoreConfig, elements: Format) -> int:
@@ -232,6 +258,11 @@ def _windows(instruction: Instruction) -> list[int]:
 
 def _vectors(instruction: Instruction) -> int:
     return int(np.prod(_counts(instruction), dtype=object))
+
+
+def _rows(instruction: Instruction) -> int:
+    """Row scalars that a SPECIAL takes or makes."""
+    return instruction["count_0"] * instruction["count_1"]
 
 
 def _last(instruction: Instruction, first: str, stride: str, window_stride: str = "") -> int:
@@ -277,6 +308,8 @@ class Machine:
         FP32 bits [column, 4] (uint32): scale, bias, residual scale, upper bound.
     accumulators
         Bits [address, column] (uint32), FP32 or INT32.
+    rows
+        Row scalars, FP32 bits (uint32).
 
     The memories keep their contents from run to run. On the core they are undefined at first;
     here they are zero.
@@ -295,6 +328,7 @@ class Machine:
         self.weights = np.zeros((config.weight_lines, columns), np.uint16)
         self.parameters = np.zeros((config.parameter_columns, 4), np.uint32)
         self.accumulators = np.zeros((config.accumulator_depth, columns), np.uint32)
+        self.rows = np.zeros(config.row_scalars, np.uint32)
 
     def run(self, program: bytes | bytearray | Sequence[Instruction]) -> Result:
         """Run a program, as bytes or as instructions, until HALT or the first fault.
@@ -434,16 +468,36 @@ class Machine:
                 counts, [instruction[f"{stride}_{i}"] for i in range(3)])[:, None] + _offsets(
                 windows, [instruction[f"{window_stride}_{i}"] for i in range(2)])
 
-        accumulators = self.accumulators[
-            addresses("accumulator", "accumulator_stride", "window_stride")]
+        def elements(kind: Format, first: NDArray[np.int64]) -> NDArray[np.uint16]:
+            slots = np.arange(_vector_slots(self.config, kind))
+            return unpack_codes(self.activations[first[..., None] + slots], kind.precision)
+
+        vectors = _vectors(instruction)
+        row = np.arange(vectors) // instruction["count_2"]
+        reads_rows = (Source(instruction["source"]) is Source.ROWS or instruction["row_scale"]
+                      or instruction["row_bias"])
+        rows = self.rows[instruction["row"] + row if reads_rows else [], None, None]
+        if Source(instruction["source"]) is Source.ROWS:
+            shape = vectors, int(np.prod(windows)), self.config.column_lanes
+            sources = np.broadcast_to(rows, shape)
+        else:
+            first = addresses("accumulator", "accumulator_stride", "window_stride")
+            sources = (self.accumulators[first] if function.source is None else
+                       elements(function.source, first))
         residuals = None
         if function.residual is not None:
-            first = addresses("residual_address", "residual_stride", "residual_window_stride")
-            slots = np.arange(_vector_slots(self.config, function.residual))
-            residuals = unpack_codes(self.activations[first[..., None] + slots],
-                                     function.residual.precision)
-        columns = self.parameters[instruction["parameters"]:][:self.config.column_lanes]
-        outputs = apply(function, accumulators, ColumnParameters(*columns.T), residuals)
+            residuals = elements(function.residual, addresses(
+                "residual_address", "residual_stride", "residual_window_stride"))
+        columns = ColumnParameters(
+            *self.parameters[instruction["parameters"]:][:self.config.column_lanes].T)
+        if instruction["row_scale"]:
+            columns = dataclasses.replace(columns, scale=rows)
+        if instruction["row_bias"]:
+            columns = dataclasses.replace(columns, bias=rows)
+        outputs = apply(function, sources, columns, residuals)
+        if function.reduce:
+            self.rows[instruction["reduced_row"] + row] = outputs
+            return Cause.NONE
         first = instruction["address"] + _offsets(
             counts, [instruction[f"stride_{i}"] for i in range(3)])
         slots = np.arange(_vector_slots(self.config, function.output))

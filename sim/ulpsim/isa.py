@@ -24,10 +24,12 @@ __all__ = [
     "OPCODES",
     "Cause",
     "Field",
+    "Function",
     "Instruction",
     "InstructionType",
     "Pool",
     "Segment",
+    "Source",
     "Target",
     "Unit",
     "assemble",
@@ -77,6 +79,25 @@ class Pool(enum.Enum):
     SUM = 2
 
 
+class Source(enum.Enum):
+    """Where the special-function unit takes its elements from."""
+
+    ACCUMULATORS = 0
+    ACTIVATIONS = 1
+    ROWS = 2
+
+
+class Function(enum.Enum):
+    """Functions of the special-function unit; EXPONENTIAL is two to the power of its argument."""
+
+    NONE = 0
+    SIGMOID = 1
+    TANH = 2
+    EXPONENTIAL = 3
+    RECIPROCAL = 4
+    RECIPROCAL_SQUARE_ROOT = 5
+
+
 class Cause(enum.Enum):
     """Why the core stopped; the value is what the cause register holds."""
 
@@ -96,6 +117,8 @@ class Cause(enum.Enum):
     TOKEN_OVERFLOW = 13
     DEADLOCK = 14
     WATCHDOG = 15
+    UNSUPPORTED_FUNCTION = 16
+    ROW_RANGE = 17
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,17 +215,23 @@ INSTRUCTIONS = (
          Field("accumulator", 12, "first accumulator"))),
     InstructionType(
         "SPECIAL", 4, Unit.SPECIAL,
-        "Take accumulators through the special functions to the activation scratchpad. For every "
-        "output vector (i0, i1, i2) and every element of its window (j0, j1): accumulator "
-        "(accumulator + sum of i * accumulator_stride + sum of j * window_stride), converted to "
-        "FP32, times the column's scale, plus its bias, plus (if `residual`) the element at "
-        "residual_address + sum of i * residual_stride + sum of j * residual_window_stride times "
-        "the residual scale; then ReLU, the upper bound, and the pool over the window; converted "
-        "to the output format and written to slots address + sum of i * stride.",
+        "Take elements through the special functions to the activation scratchpad. For every "
+        "output vector (i0, i1, i2), with r = i0 * count_1 + i1, and every element of its window "
+        "(j0, j1): the source, which is an accumulator or a slot at "
+        "accumulator + sum of i * accumulator_stride + sum of j * window_stride, or row scalar "
+        "row + r for all columns, converted to FP32; times the column's scale, plus its bias (row "
+        "scalar row + r in the place of either, if `row_scale`, `row_bias`). Then, if `residual`, "
+        "the element at residual_address + sum of i * residual_stride + sum of j * "
+        "residual_window_stride, times the residual scale, is added; with `product` the result is "
+        "multiplied by that element instead. Or, without a residual, the function is taken. "
+        "Then ReLU, the upper bound, and the pool over the window. The result is converted to the "
+        "output format and written to slots address + sum of i * stride; or, with `reduce`, the "
+        "columns are combined as the pool combines elements, (0 with 1) with (2 with 3), and so "
+        "on, and the FP32 result becomes row scalar reduced_row + r.",
         (Field("float_accumulator", 1, "the accumulators hold FP32, not INT32"),
          Field("relu", 1, "maximum with 0"),
          Field("clip", 1, "minimum with the column's upper bound"),
-         Field("residual", 1, "add the residual"),
+         Field("residual", 1, "add the residual, or multiply by it"),
          Field("pool", 2, "what to do over the window (NONE only with a window of one element)",
                choices=Pool),
          Field("output_precision", 4, "precision of the result", choices=Precision),
@@ -211,14 +240,14 @@ INSTRUCTIONS = (
          Field("residual_signed", 1, "residual is a signed integer (0 with FP16)"),
          Field("parameters", 12, "first column in the parameter memory, a multiple of special "
                "lanes"),
-         Field("accumulator", 12, "first accumulator"),
+         Field("accumulator", 20, "first accumulator, or slot of the source"),
          *_LOOPS,
          Field("window_0", 8, "rows of the window", least=1),
          Field("window_1", 8, "columns of the window", least=1),
-         *(Field(f"accumulator_stride_{i}", 12, f"accumulators from one iteration of loop {i} to "
-                 "the next") for i in range(3)),
-         *(Field(f"window_stride_{i}", 12, f"accumulators from one step of window loop {i} to the "
-                 "next") for i in range(2)),
+         *(Field(f"accumulator_stride_{i}", 20, f"accumulators, or slots, from one iteration of "
+                 f"loop {i} to the next") for i in range(3)),
+         *(Field(f"window_stride_{i}", 20, f"accumulators, or slots, from one step of window loop "
+                 f"{i} to the next") for i in range(2)),
          Field("address", 20, "first output slot"),
          *(Field(f"stride_{i}", 20, f"output slots from one iteration of loop {i} to the next")
            for i in range(3)),
@@ -226,7 +255,18 @@ INSTRUCTIONS = (
          *(Field(f"residual_stride_{i}", 20, f"residual slots from one iteration of loop {i} to "
                  "the next") for i in range(3)),
          *(Field(f"residual_window_stride_{i}", 20, f"residual slots from one step of window loop "
-                 f"{i} to the next") for i in range(2)))),
+                 f"{i} to the next") for i in range(2)),
+         Field("source", 2, "where the elements come from", choices=Source),
+         Field("source_precision", 4, "precision of a source in the scratchpad",
+               choices=Precision),
+         Field("source_signed", 1, "such a source is a signed integer (0 with FP16)"),
+         Field("product", 1, "multiply by the residual"),
+         Field("function", 4, "function (NONE with a residual)", choices=Function),
+         Field("row_scale", 1, "scale by the row scalar"),
+         Field("row_bias", 1, "add the row scalar as bias"),
+         Field("reduce", 1, "combine the columns to a row scalar (with a pool only)"),
+         Field("row", 12, "first row scalar to read"),
+         Field("reduced_row", 12, "first row scalar to write"))),
     InstructionType(
         "STORE", 5, Unit.STORE,
         "Copy `rows` rows of `length` slots from the activation scratchpad to external memory. "

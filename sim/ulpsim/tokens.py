@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from .config import SLOT_BYTES, CoreConfig
 from .interpreter import MOST_TOKENS, PARAMETER_SLOTS
-from .isa import Instruction, Segment, Target, Unit
+from .isa import Instruction, Segment, Source, Target, Unit
 
 __all__ = [
     "Access",
@@ -81,7 +81,8 @@ def _external(instruction: Instruction, pitch: str, write: bool) -> Iterator[Acc
 def accesses(instruction: Instruction, config: CoreConfig) -> list[Access]:
     """All that an instruction reads and writes, in the order read, written.
 
-    External memory that no instruction can write (PARAMETERS, INPUT) is left out.
+    Left out are external memory that no instruction can write (PARAMETERS, INPUT) and row scalars,
+    which no unit but SPECIAL touches.
     """
     return list(_accesses(instruction, config))
 
@@ -142,17 +143,23 @@ def _special_accesses(instruction: Instruction, config: CoreConfig) -> Iterator[
     def windows(stride: str) -> list[tuple[int, int]]:
         return [(instruction[f"window_{i}"], instruction[f"{stride}_{i}"]) for i in range(2)]
 
-    yield Access(Memory.ACCUMULATORS, _nested(
-        instruction["accumulator"], *_loops(instruction, "accumulator_stride"),
-        *windows("window_stride")), False)
+    source = instruction.choice("source")
+    if source is not Source.ROWS:
+        memory, words = Memory.ACCUMULATORS, 1
+        if source is Source.ACTIVATIONS:
+            memory, words = Memory.ACTIVATIONS, slots("source")
+        yield Access(memory, _nested(
+            instruction["accumulator"], *_loops(instruction, "accumulator_stride"),
+            *windows("window_stride"), (words, 1)), False)
     yield Access(Memory.PARAMETERS,
                  instruction["parameters"] + np.arange(config.column_lanes), False)
     if instruction["residual"]:
         yield Access(Memory.ACTIVATIONS, _nested(
             instruction["residual_address"], *_loops(instruction, "residual_stride"),
             *windows("residual_window_stride"), (slots("residual"), 1)), False)
-    yield Access(Memory.ACTIVATIONS, _nested(
-        instruction["address"], *_loops(instruction, "stride"), (slots("output"), 1)), True)
+    if not instruction["reduce"]:
+        yield Access(Memory.ACTIVATIONS, _nested(
+            instruction["address"], *_loops(instruction, "stride"), (slots("output"), 1)), True)
 
 
 class _History:
