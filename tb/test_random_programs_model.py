@@ -5,7 +5,7 @@ import pytest
 from ulpsim.config import EDGE, NANO
 from ulpsim.cycles import predict
 from ulpsim.interpreter import Machine
-from ulpsim.isa import Cause, Segment
+from ulpsim.isa import Cause, Function, Segment, Source
 from ulpsim.programs import random_program
 
 CONFIGS = [EDGE, NANO]
@@ -16,7 +16,8 @@ def run(sample, config, contents=0):
     """External memory after the program, on a machine whose memories hold `contents` at first."""
     machine = Machine(config, sample.memory.copy(), sample.base)
     machine.segments = sample.segments
-    for array in (machine.activations, machine.weights, machine.parameters, machine.accumulators):
+    for array in (machine.activations, machine.weights, machine.parameters, machine.accumulators,
+                  machine.rows):
         array[...] = contents
     result = machine.run(sample.program)
     assert result.cause is Cause.NONE, f"{sample.description}: {result}"
@@ -44,7 +45,7 @@ def test_programs_run_and_are_small(config, seed):
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
 def test_programs_cover_the_fields(config, seed):
-    """Every precision, both signs, accumulation, residuals, every pool."""
+    """Every precision, both signs, accumulation, residuals, every pool, source and function."""
     seen = set()
     for number in range(seed * 1000, seed * 1000 + COUNT):
         for i in random_program(number, config).program:
@@ -54,7 +55,8 @@ def test_programs_cover_the_fields(config, seed):
                          ("accumulate", i["accumulate"]), ("runs", i["depth"] > i["run_length"])}
             if i.name == "SPECIAL":
                 seen |= {(f, i[f]) for f in ("relu", "clip", "residual", "pool",
-                                             "output_precision", "output_signed")}
+                                             "output_precision", "output_signed", "source",
+                                             "function", "reduce", "row_scale", "row_bias")}
                 if i["residual"]:
                     seen.add(("residual_precision", i["residual_precision"]))
     bits = ("accumulate", "runs", "relu", "clip", "residual", "output_signed")
@@ -62,6 +64,9 @@ def test_programs_cover_the_fields(config, seed):
     wanted |= {("signs", a, w) for a in (0, 1) for w in (0, 1)}
     wanted |= {(f, p.value) for f in ("precision", "output_precision", "residual_precision")
                for p in config.formats}
+    if config.special_functions:
+        wanted |= {(f, 1) for f in ("reduce", "row_scale", "row_bias")}
+        wanted |= {("source", s.value) for s in Source} | {("function", f.value) for f in Function}
     assert wanted <= seen
 
 

@@ -18,14 +18,16 @@ from ulpsim.config import EDGE, NANO, CoreConfig
 from ulpsim.cycles_special import special_cycles
 from ulpsim.formats import FORMATS, Format, Precision
 from ulpsim.interpreter import Machine
-from ulpsim.isa import Cause, Instruction, Pool, Unit
+from ulpsim.isa import Cause, Function, Instruction, Pool, Source, Unit
 
 _SMALL = {"activation_bytes": 4096, "accumulator_depth": 64, "parameter_columns": 32}
 _CONFIGS = {
-    "edge": dataclasses.replace(EDGE, **_SMALL),
+    "edge": dataclasses.replace(EDGE, **_SMALL, special_functions=True),
+    "drain_only": dataclasses.replace(EDGE, name="drain_only", **_SMALL,
+                                      special_functions=False),
     "nano": dataclasses.replace(NANO, **_SMALL),
     "float_only": dataclasses.replace(EDGE, name="float_only", formats=(Precision.FP16,),
-                                      **_SMALL),
+                                      **_SMALL, special_functions=True),
 }
 
 
@@ -180,8 +182,11 @@ def _formats(config: CoreConfig) -> list[Format]:
 
 
 def _random_instruction(rng: np.random.Generator, config: CoreConfig, output: Format,
-                        residual: Format | None, pool: Pool) -> Instruction:
-    """Residuals come from the lower half of the scratchpad, results go to the upper one."""
+                        residual: Format | None, pool: Pool, source: Format | None) -> Instruction:
+    """What is read comes from the lower half of the scratchpad, results go to the upper one.
+
+    Without a `source` in the scratchpad it is the accumulators, or at times row scalars.
+    """
     counts = rng.integers(1, 4, 3)
     window = rng.integers(1, 4, 2) if pool is not Pool.NONE else (1, 1)
     is_float = config.has_float and (not config.has_integer or rng.random() < 0.5)
@@ -189,10 +194,35 @@ def _random_instruction(rng: np.random.Generator, config: CoreConfig, output: Fo
     accumulator_strides = rng.integers(0, 4, 3)
     window_strides = rng.integers(0, 3, 2)
     reach = (counts - 1) @ accumulator_strides + (np.array(window) - 1) @ window_strides
+    accumulator = half * is_float + rng.integers(0, half - reach)
     strides, residual_strides = rng.integers(0, 60, 3), rng.integers(0, 60, 3)
     residual_window_strides = rng.integers(0, 60, 2)
     slots = config.activation_slots
     lines = config.parameter_columns - config.column_lanes
+    values = {}
+    if config.special_functions:
+        kind = source or Format(rng.choice(list(Precision)), bool(rng.integers(2)))
+        values = {
+            "source": rng.choice([Source.ACCUMULATORS, Source.ROWS], p=[0.8, 0.2]),
+            "source_precision": kind.precision,
+            "source_signed": kind.signed and not (source and kind.precision.is_float),
+            "product": rng.integers(2), "row_scale": rng.random() < 0.3,
+            "row_bias": rng.random() < 0.3, "row": rng.integers(0, config.row_scalars - 9),
+            "reduced_row": rng.integers(0, config.row_scalars - 9),
+            "reduce": pool is not Pool.NONE and rng.random() < 0.5}
+        if residual is None:
+            values["function"] = rng.choice(list(Function))
+        if values["reduce"]:
+            # A row read after it is written depends on the pipeline.
+            values["row"] = values["reduced_row"] if rng.random() < 0.5 else (
+                values["reduced_row"] + config.row_scalars // 2) % config.row_scalars
+            counts[1] = min(counts[1], config.row_scalars - values["row"])
+            counts[0] = 1
+            counts[2] = 1 if values["row"] == values["reduced_row"] else counts[2]
+        if source is not None:
+            values["source"] = Source.ACTIVATIONS
+            accumulator_strides, window_strides = rng.integers(0, 60, 3), rng.integers(0, 60, 2)
+            accumulator = rng.integers(0, slots // 2 - 2 * 300 - 8)
     return Instruction(
         "SPECIAL", float_accumulator=is_float, relu=rng.integers(2), clip=rng.integers(2),
         residual=residual is not None, pool=pool,
@@ -202,7 +232,7 @@ def _random_instruction(rng: np.random.Generator, config: CoreConfig, output: Fo
         residual_signed=(residual.signed and not residual.precision.is_float if residual
                          else rng.integers(2)),
         parameters=rng.integers(0, lines // config.special_lanes + 1) * config.special_lanes,
-        accumulator=half * is_float + rng.integers(0, half - reach),
+        accumulator=accumulator,
         **{f"count_{i}": counts[i] for i in range(3)},
         **{f"window_{i}": window[i] for i in range(2)},
         **{f"accumulator_stride_{i}": accumulator_strides[i] for i in range(3)},
@@ -211,12 +241,7 @@ def _random_instruction(rng: np.random.Generator, config: CoreConfig, output: Fo
         **{f"stride_{i}": strides[i] for i in range(3)},
         residual_address=rng.integers(0, slots // 2 - 2 * 300 - 8),
         **{f"residual_stride_{i}": residual_strides[i] for i in range(3)},
-        **{f"residual_window_stride_{i}": residual_window_strides[i] for i in range(2)})
-
-
-def _vectors(instruction: Instruction) -> int:
-    return int(np.prod([instruction[f] for f in (
-        "count_0", "count_1", "count_2", "window_0", "window_1")]))
+        **{f"residual_window_stride_{i}": residual_window_strides[i] for i in range(2)}, **values)
 
 
 def _apply_writes(activations: np.ndarray, outputs: Mapping[str, np.ndarray],
@@ -237,18 +262,19 @@ def _check_instructions(machine: Machine, instructions: Sequence[Instruction],
         run.cycle += gap
         run.give(instruction, index, post)
         taken.append(run.cycle)
-        run.cycle += special_cycles(_vectors(instruction), run.cycle % 4)
+        run.cycle += special_cycles(machine.config, instruction, run.cycle % 4)
     activations = machine.activations.copy()
     outputs = run.run(run.cycle + 40)
     assert not outputs["fault"].any()
     retired = np.flatnonzero(outputs["retired"])
     assert list(retired) == [*taken[1:], run.cycle] or list(retired) == [
-        t + special_cycles(_vectors(i), t % 4) for t, i in zip(taken, instructions, strict=True)]
+        t + special_cycles(machine.config, i, t % 4)
+        for t, i in zip(taken, instructions, strict=True)]
     assert list(outputs["retired_post"][retired]) == list(posts)
     for t, end in zip(taken, retired, strict=True):
         assert outputs["busy"][t + 1:end].all() and not outputs["busy"][end]
     for index, instruction in enumerate(instructions):
-        assert machine.step(instruction) is Cause.NONE
+        assert machine.step(instruction) is Cause.NONE, instruction
         _apply_writes(activations, outputs, slice(taken[index], retired[index]))
         wrong = np.flatnonzero(activations != machine.activations)
         assert not len(wrong), (
@@ -258,11 +284,14 @@ def _check_instructions(machine: Machine, instructions: Sequence[Instruction],
 
 @pytest.mark.parametrize("name", _CONFIGS)
 def test_random_instructions(rng: np.random.Generator, name: str) -> None:
-    """Every output format with every residual format and none, every pool, in random order."""
+    """Every output format with every residual format and none, every pool, in random order; every
+    function, and sources of every format, at random."""
     config = _CONFIGS[name]
     formats = _formats(config)
-    cases = [(output, residual, pool) for output in formats for residual in (None, *formats)
-             for pool in Pool for _ in range(2)]
+    sources = [None, *formats] if config.special_functions else [None]
+    cases = [(output, residual, pool, sources[rng.integers(len(sources))])
+             for output in formats for residual in (None, *formats) for pool in Pool
+             for _ in range(4 if config.special_functions else 2)]
     instructions = [_random_instruction(rng, config, *cases[i])
                     for i in rng.permutation(len(cases))]
     gaps = rng.integers(0, 6, len(cases)) * rng.integers(0, 2, len(cases))
@@ -341,6 +370,34 @@ def _fault_cases(config: CoreConfig) -> list[tuple[dict, Cause]]:
         cases += [({"output_precision": p}, Cause.UNSUPPORTED_FORMAT),
                   ({"residual_precision": p}, Cause.NONE),
                   ({"residual_precision": p, "residual": 1}, Cause.UNSUPPORTED_FORMAT)]
+    cases += [({"function": Function.TANH, "residual": 1}, Cause.ILLEGAL_INSTRUCTION),
+              ({"reduce": 1, "pool": Pool.NONE, "window_1": 1}, Cause.ILLEGAL_INSTRUCTION),
+              ({"product": 1, "row": 4095, "reduced_row": 4095}, Cause.NONE)]
+    beyond_draining: list[dict] = [
+        {"function": Function.SIGMOID}, {"row_scale": 1}, {"row_bias": 1}, {"reduce": 1},
+        {"source": Source.ROWS},
+        {"product": 1, "residual": 1, "residual_precision": config.formats[0]},
+        {"source": Source.ACTIVATIONS, "source_precision": config.formats[0]}]
+    cases += [(fields, Cause.NONE if config.special_functions else Cause.UNSUPPORTED_FUNCTION)
+              for fields in beyond_draining]
+    if config.special_functions:
+        rows = config.row_scalars
+        source = beyond_draining[-1]
+        length = 8 // config.formats[0].per_slot
+        cases += [
+            ({"row_scale": 1, "row": rows - 3}, Cause.NONE),
+            ({"row_scale": 1, "row": rows - 2}, Cause.ROW_RANGE),
+            ({"row_bias": 1, "row": rows}, Cause.ROW_RANGE),
+            ({"source": Source.ROWS, "row": 4095, "accumulator": (1 << 20) - 1}, Cause.ROW_RANGE),
+            ({"source": Source.ROWS, "accumulator": (1 << 20) - 1}, Cause.NONE),
+            ({"reduce": 1, "reduced_row": rows - 3, "address": (1 << 20) - 1}, Cause.NONE),
+            ({"reduce": 1, "reduced_row": rows - 2}, Cause.ROW_RANGE),
+            ({**source, "accumulator": slots - 5 - length}, Cause.NONE),
+            ({**source, "accumulator": slots - 5 - length + 1}, Cause.ACTIVATION_RANGE),
+            ({**source, "source_precision": Precision.FP16, "source_signed": 1},
+             Cause.ILLEGAL_INSTRUCTION),
+            *(({**source, "source_precision": p}, Cause.UNSUPPORTED_FORMAT)
+              for p in set(Precision) - set(config.formats))]
     if not (config.has_float and config.has_integer):
         cases.append(({"float_accumulator": not config.has_float}, Cause.UNSUPPORTED_FORMAT))
     return cases
@@ -364,16 +421,16 @@ def test_faults(rng: np.random.Generator, name: str) -> None:
         run.cycle += int(rng.integers(0, 4))
         run.give(Instruction("SPECIAL", **{**good, **fields}), index, 15)
         taken.append(run.cycle)
-        run.cycle += 100
+        run.cycle += 150
         # A second one, which a faulty unit must not take.
         run.give(Instruction("SPECIAL", **good), 0, 0)
-        run.cycle += 100
+        run.cycle += 150
         run.set(run.cycle, clear=1)
         run.cycle += 1
     outputs = run.run(run.cycle)
     for index, (fields, cause) in enumerate(cases):
         instruction = Instruction("SPECIAL", **{**good, **fields})
-        part = slice(taken[index], taken[index] + 200)
+        part = slice(taken[index], taken[index] + 300)
         pulses = np.flatnonzero(outputs["fault"][part])
         if cause is Cause.NONE:
             assert not len(pulses), fields
@@ -398,7 +455,7 @@ def test_stop(rng: np.random.Generator) -> None:
     run = _Run(_machine(rng, config))
     instruction = Instruction("SPECIAL", **{**_GOOD, "residual": 1})
     run.cycle, stops = 8, []
-    for offset in range(1, 60):
+    for offset in range(1, 72):
         run.give(instruction, 0, 0)
         stops.append((run.cycle, run.cycle + offset))
         for t in range(run.cycle + offset, run.cycle + 80):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from ulpsim import dlfloat, float32
 from ulpsim.formats import FORMATS, Format, Precision
-from ulpsim.isa import Pool
-from ulpsim.special import ColumnParameters, SpecialFunction, apply, element
+from ulpsim.isa import Function, Pool
+from ulpsim.special import ColumnParameters, SpecialFunction, apply, combine, element
 
 INT8 = FORMATS["INT8"]
 ONE = float32.encode(1)
@@ -42,6 +42,41 @@ def test_apply_is_element(rng: np.random.Generator, output: Format, residual: Fo
                 function, accumulators[i, :, column].tolist(),
                 (scale, bias, residual_scale, upper),
                 () if codes is None else codes[i, :, column].tolist())
+
+
+@pytest.mark.parametrize("source", [None, *FORMATS.values()], ids=str)
+def test_apply_is_element_with_functions_and_rows(rng: np.random.Generator, source: Format | None
+                                                  ) -> None:
+    for residual, function, pool, reduce in product((None, FORMATS["FP16"], INT8), Function, Pool,
+                                                    (False, True)):
+        if (residual and function is not Function.NONE) or (reduce and pool is Pool.NONE):
+            continue
+        operation = SpecialFunction(
+            output=FORMATS["FP16"], source=source, float_accumulator=True, residual=residual,
+            product=True, function=function, pool=pool, reduce=reduce)
+        shape = (3, 1 if pool is Pool.NONE else 2, 8)
+        sources = float32.encode_array(rng.standard_normal(shape) * 3) if source is None else \
+            rng.integers(0, 1 << source.precision.bits, shape)
+        # Scales of rows, biases of columns.
+        scale = float32.encode_array(rng.standard_normal((3, 1, 1)))
+        bias = float32.encode_array(rng.standard_normal(8))
+        codes = None if residual is None else rng.integers(0, 1 << residual.precision.bits, shape)
+        result = apply(operation, sources, ColumnParameters(scale, bias, 0, 0), codes)
+        for i in range(3):
+            columns = [element(operation, sources[i, :, c].tolist(),
+                               (int(scale[i, 0, 0]), int(bias[c]), 0, 0),
+                               () if codes is None else codes[i, :, c].tolist())
+                       for c in range(8)]
+            assert result[i].tolist() == (combine(operation, columns) if reduce else columns)
+
+
+def test_rows_are_summed_as_a_tree() -> None:
+    function = _function(pool=Pool.SUM, reduce=True)
+    big = 2.0**24
+    # In order, 1 would be lost each time; by neighbours, twos are added to twos.
+    assert combine(function, _bits(big, 2, 1, 1, -big, 2, 1, 1)) == float32.encode(8)
+    maximum = _function(pool=Pool.MAXIMUM, reduce=True)
+    assert combine(maximum, _bits(-3, -1, -2, -9, -1.5, -4, -5, -6)) == float32.encode(-1)
 
 
 def test_against_numpy(rng: np.random.Generator) -> None:
@@ -109,6 +144,8 @@ def test_results_saturate() -> None:
     ({"pool": Pool.SUM}, 0, 0, "elements of a window must be at least 1, not 0"),
     ({"residual": INT8}, 1, 0, "residuals must"),
     ({}, 1, 1, "residuals must"),
+    ({"function": Function.TANH, "residual": INT8}, 1, 1, "function must be NONE with a residual"),
+    ({"reduce": True}, 1, 0, "pool must be MAXIMUM or SUM to reduce a row"),
 ])
 def test_what_does_not_fit(changes: dict, window: int, residuals: int, message: str) -> None:
     function = _function(**changes)

@@ -1,37 +1,48 @@
-"""The special unit: accumulators through the special functions to the activation scratchpad.
+"""The special unit: elements through the special functions to the activation scratchpad.
 
-Everything happens in turns of four cycles, one turn a vector of N = columns * lanes accumulators
+Everything happens in turns of four cycles, one turn a vector of N = columns * lanes elements
 (`special_lanes` = N / 4 elements a cycle). A turn begins in phase 3 of the scratchpad's counter:
-the accumulators' address stands for the whole turn, the residual is asked for at its end, in phase
-2, and the result is written at the beginning of the seventh turn after it, in phase 3 again. Every
-step of the pipeline takes one turn, so each finds the parameters of its columns in one register
-that repeats the lines of the instruction's N columns for ever.
+the accumulators' address stands for the whole turn, the scratchpad is read at its end, in phase 2,
+and the result is written at the beginning of a later turn, in phase 3 again. Every step of the
+pipeline takes a turn or several, so each finds the parameters of its columns in one register that
+repeats the lines of the instruction's N columns for ever.
 
-    cycle, from the one in which a pair of columns leaves the accumulators
-     0   pair taken from the accumulators             6   pair taken from the residual
-     1   to FP32                                      7   to FP32
-     4   times the scale                              8   times the residual scale
-     8   plus the bias
-    12   plus the residual's product
-    16   ReLU, upper bound
-    17   pool: maximum, sum with the element of the window before, which is there just now
-    21   to the output format
-    24   in its place of the vector
+Cycles, from phase 0 of a vector's turn, in which its first pair of columns leaves the accumulators,
+without `special_functions` and with them:
 
-An instruction that is taken in phase p and has V = (output vectors) * (elements of a window)
-retires 26 + 4 V + (2 - p) mod 4 cycles later (`ulpsim.cycles_special.special_cycles`); the next one
-can be taken in that same cycle.
+     0      4   pair taken from the accumulators; to FP32
+            6   pair taken from a source in the scratchpad; to FP32
+     4      8   times the scale
+     8     12   plus the bias
+     6     14   pair taken from the residual; to FP32
+     8     19   times the residual scale (with them: `functions.SecondStep`, from cycle 16 on)
+    12     23   plus the residual's product
+    16     28   ReLU, upper bound
+    17     29   pool: maximum, sum with the element of the window before, which is there just now
+    21     33   to the output format
+    24     36   in its place of the vector
+           33   or: columns combined by `row_reduction`
+           51   written to the row scalars
+
+With a source and a residual both in the scratchpad a vector takes two turns: its source is read
+in the first, its residual in the second one after the next. Reducing takes three turns more for
+each window. In these turns nothing enters the pipeline.
+
+An instruction that is taken in phase p and has T turns retires 26 + 4 T + (2 - p) mod 4 cycles
+later, 38 + 4 T + ... with `special_functions` and 50 + 4 T + ... if it reduces
+(`ulpsim.cycles_special`); the next one can be taken in that same cycle.
 """
 
 from collections.abc import Sequence
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 from ulpsim.config import CoreConfig
 from ulpsim.formats import Precision
-from ulpsim.isa import Cause, Pool, Unit
+from ulpsim.isa import Cause, Function, Pool, Source, Unit
 
 from .accumulators import ACCUMULATOR_BITS, ACCUMULATOR_READ_LATENCY
 from .addresses import saturate
@@ -45,6 +56,8 @@ from .float32 import (
     from_dlfloat,
     less,
 )
+from .functions import ENTRY_BITS, INDEX_BITS, FunctionTable, SecondStep, pass_if
+from .row_reduction import RowReduction
 from .scratchpad import (
     PARAMETER_BITS,
     PARAMETER_READ_LATENCY,
@@ -61,22 +74,30 @@ __all__ = ["Special"]
 _BEGIN = 3
 #: Phase in which residuals are asked for, the last one of a turn.
 _END = 2
-#: Turns from a vector's address to the write of its result.
+#: Turns from a vector's address to the write of its result, and those that come on top.
 _TURNS = 7
+_FUNCTION_TURNS = 3
+_REDUCE_TURNS = 3
+#: Turns from a vector's own to that in which its residual is read, with `special_functions`.
+_RESIDUAL_TURNS = 2
+#: Turns without a vector in front of each window when rows are reduced.
+_REDUCE_PAUSE = 3
 
 
 class Special(wiring.Component):
     """Runs SPECIAL instructions, one after the other; see the module for the timing.
 
     The fields are checked before the first access, ILLEGAL_INSTRUCTION before UNSUPPORTED_FORMAT,
-    MISALIGNED_ADDRESS (the parameters must start with a line) and PARAMETER_RANGE; addresses as
-    they come up, turn by turn, ACCUMULATOR_RANGE before ACTIVATION_RANGE. Vectors before the one
-    whose address is out of range may have been written.
+    UNSUPPORTED_FUNCTION, MISALIGNED_ADDRESS (the parameters must start with a line) and
+    PARAMETER_RANGE; addresses as they come up, turn by turn, ACCUMULATOR_RANGE before
+    ACTIVATION_RANGE and ROW_RANGE. Vectors before the one whose address is out of range may have
+    been written.
 
     Parameters
     ----------
     config
-        Only the conversions that its formats need are built.
+        Only the conversions that its formats need are built, and the second step, the function
+        table and the row scalars only with `special_functions`.
 
     Members
     -------
@@ -112,19 +133,25 @@ class Special(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config, phase = self.config, self.phase
+        config, phase, extended = self.config, self.phase, self.config.special_functions
+        write_turn = _TURNS + (_FUNCTION_TURNS if extended else 0)
+        last_turn = write_turn + (_REDUCE_TURNS if extended else 0)
         instruction = Signal(self.instructions.payload.shape())
         m.submodules.addresses = addresses = _Addresses(config=config)
         take, waiting, live, failed = Signal(), Signal(), Signal(), Signal()
         halted, turn_ends, wrong = Signal(), Signal(), Signal()
+        pause = Signal(3)           # turns until the next vector's own
+        enters, stepping = Signal(), Signal()
         error = Signal(Cause)
         m.d.comb += [
             halted.eq(self.stop | failed),
             turn_ends.eq(phase == _END),
             self.instructions.ready.eq(~self.busy & ~halted),
             take.eq(self.instructions.valid & self.instructions.ready),
+            enters.eq(live & ~pause.any()),
+            stepping.eq(turn_ends & enters),
             addresses.start.eq(take),
-            addresses.step.eq(turn_ends & live),
+            addresses.step.eq(stepping),
             error.eq(self._error(m, instruction, addresses)),
             wrong.eq((waiting | live) & (error != Cause.NONE) & ~halted),
         ]
@@ -143,72 +170,171 @@ class Special(wiring.Component):
                 *(instruction[f"residual_window_stride_{i}"] for i in range(2))))),
             *(addresses.address_strides[i].eq(instruction[f"stride_{i}"]) for i in range(3)),
         ]
+        if extended:
+            m.d.comb += [addresses.row_base.eq(first.row),
+                         addresses.reduced_row_base.eq(first.reduced_row)]
         with m.If(take):
             m.d.sync += [instruction.eq(self.instructions.payload), waiting.eq(1),
                          self.busy.eq(1)]
         with m.If(turn_ends):
-            m.d.sync += [live.eq(take | waiting | (live & ~addresses.last)), waiting.eq(0)]
+            m.d.sync += [live.eq(take | waiting | (live & ~(enters & addresses.last))),
+                         waiting.eq(0)]
+        if extended:
+            # Turns in front of a vector: one for its source if there is a residual beside it.
+            with m.If(take):
+                m.d.sync += pause.eq(_two_reads(first) + Mux(first.reduce, _REDUCE_PAUSE, 0))
+            with m.Elif(stepping):
+                m.d.sync += pause.eq(_two_reads(instruction) + Mux(
+                    instruction.reduce & addresses.window_last, _REDUCE_PAUSE, 0))
+            with m.Elif(turn_ends & live):
+                m.d.sync += pause.eq(pause - 1)
         m.d.sync += self.fault.eq(wrong)
         with m.If(wrong):
             m.d.sync += [failed.eq(1), waiting.eq(0), live.eq(0), self.busy.eq(0),
                          self.fault_cause.eq(error), self.fault_index.eq(instruction.index)]
 
-        # What a turn must know of its vector.
-        turn = data.StructLayout({"window_first": 1, "window_last": 1, "last": 1,
-                                  "address": exact_log2(config.activation_slots)})
-        turns = [Signal(turn, name=f"turn_{k}") for k in range(_TURNS + 1)]
+        # What a turn must know of its vector. `address` is the row's if it `reduces`.
+        turn = data.StructLayout({"enters": 1, "window_first": 1, "window_last": 1, "last": 1,
+                                  "reduces": 1, "address": exact_log2(config.activation_slots)})
+        turns = [Signal(turn, name=f"turn_{k}") for k in range(last_turn + 1)]
         m.d.comb += [
+            turns[0].enters.eq(enters),
             turns[0].window_first.eq(addresses.window_first),
-            turns[0].window_last.eq(live & addresses.window_last),
-            turns[0].last.eq(live & addresses.last),
-            turns[0].address.eq(addresses.address),
+            turns[0].window_last.eq(enters & addresses.window_last),
+            turns[0].last.eq(enters & addresses.last),
+            turns[0].reduces.eq(instruction.reduce if extended else 0),
+            turns[0].address.eq(Mux(instruction.reduce, addresses.reduced_row, addresses.address)
+                                if extended else addresses.address),
         ]
         with m.If(turn_ends):
-            m.d.sync += [turns[k + 1].eq(turns[k]) for k in range(_TURNS)]
+            m.d.sync += [turns[k + 1].eq(turns[k]) for k in range(last_turn)]
 
         # The line of the next phase but one: one cycle in the memory, one in a register.
         lane_bits = exact_log2(config.special_lanes)
         parameters = Signal(self.parameters.shape(), reset_less=True)
         m.d.sync += parameters.eq(self.parameters)
+        written, reduced = turns[write_turn], turns[last_turn]
         m.d.comb += [
-            self.accumulator_address.eq(addresses.accumulator),
             self.parameter_enable.eq(1),
             self.parameter_line.eq(instruction.parameters[lane_bits:]
                                    + Cat(phase[0], ~phase[1])),
-            self.activation_read.enable.eq(live & instruction.residual & ~halted),
-            self.activation_read.address.eq(addresses.residual_address),
-            self.activation_read.count.eq(
-                self._slots(m, instruction.residual_precision[:2], "read")),
-            self.activation_write.enable.eq(turns[_TURNS].window_last & ~halted),
-            self.activation_write.address.eq(turns[_TURNS].address),
+            self.activation_write.enable.eq(written.window_last & ~written.reduces & ~halted),
+            self.activation_write.address.eq(written.address),
             self.activation_write.count.eq(
                 self._slots(m, instruction.output_precision[:2], "write")),
         ]
-        retires = turns[_TURNS].last & (phase == _BEGIN) & ~halted
+        retires = (phase == _BEGIN) & ~halted & (
+            (written.last & ~written.reduces) | (reduced.last & reduced.reduces))
         m.d.sync += [self.retired.eq(retires), self.retired_post.eq(instruction.post)]
         with m.If(retires):
             m.d.sync += self.busy.eq(0)
 
-        residual = Signal(self.activation_read.data.shape(), reset_less=True)
-        with m.If(phase == (_END + SCRATCHPAD_READ_LATENCY) % config.phases):
-            m.d.sync += residual.eq(self.activation_read.data)
-        window_first = delay(m, turns[4].window_first, 2, name="window_first")
+        source, residual = self._read(m, instruction, addresses, enters, pause, live & ~halted)
+        function_turns = write_turn - _TURNS
+        window_first = delay(m, turns[4 + function_turns].window_first, 2, name="window_first")
+        passes = delay(m, ~turns[4 + function_turns].enters, 2, name="passes")
         results = [Signal(16, name=f"result_{i}") for i in range(config.special_lanes)]
-        for i, result in enumerate(results):
-            lane = _Lane(config=config)
+        lanes = [_Lane(config=config) for _ in results]
+        for i, (lane, result) in enumerate(zip(lanes, results, strict=True)):
             m.submodules[f"lane_{i}"] = once(platform, lane, f"{config.name}_special_lane")
             pairs = range(i, config.column_lanes, config.special_lanes)
             m.d.comb += [
                 lane.accumulator.eq(_choose(m, phase, [self.accumulators[c] for c in pairs],
                                             f"accumulator_{i}")),
                 lane.parameters.eq(parameters[i]),
-                lane.residual_code.eq(self._residual_code(m, residual, instruction, i)),
+                lane.residual_code.eq(self._code(
+                    m, residual, instruction.residual_precision, i, "residual",
+                    4 if extended else 1)),
                 lane.window_first.eq(window_first),
-                *(getattr(lane, name).eq(instruction[name]) for name in _Lane.FIELDS),
+                *(getattr(lane, name).eq(instruction[name]) for name in lane.fields),
                 result.eq(lane.result),
             ]
+        if extended:
+            m.submodules.table = table = FunctionTable(lanes=len(lanes))
+            row, row_later = self._rows(m, instruction, addresses, turns, lanes, halted)
+            for i, lane in enumerate(lanes):
+                m.d.comb += [
+                    lane.source_code.eq(self._code(
+                        m, source, instruction.source_precision, i, "source", 1)),
+                    lane.row.eq(row), lane.row_later.eq(row_later), lane.passes.eq(passes),
+                    getattr(table, f"index_{i}").eq(lane.index),
+                    lane.entry.eq(getattr(table, f"entry_{i}")),
+                ]
         self._assemble(m, instruction.output_precision[:2], results)
         return m
+
+    def _read(self, m: Module, instruction: data.View, addresses: "_Addresses", enters: Value,
+              pause: Value, live: Value) -> tuple[Signal, Signal]:
+        """Read accumulators and scratchpad; the vectors of the source and of the residual."""
+        read, turn_ends = self.activation_read, self.phase == _END
+        residual = Signal(read.data.shape(), name="residual", reset_less=True)
+        source = Signal(read.data.shape(), name="source", reset_less=True)
+        arrives = self.phase == (_END + SCRATCHPAD_READ_LATENCY) % self.config.phases
+        residual_slots = self._slots(m, instruction.residual_precision[:2], "residual")
+        if not self.config.special_functions:
+            m.d.comb += [
+                self.accumulator_address.eq(addresses.accumulator),
+                read.enable.eq(live & instruction.residual),
+                read.address.eq(addresses.residual_address),
+                read.count.eq(residual_slots),
+            ]
+            with m.If(arrives):
+                m.d.sync += residual.eq(read.data)
+            return source, residual
+        delayed = [Signal(data.StructLayout({
+            "enters": 1, "address": len(addresses.residual_address)}), name=f"residual_turn_{k}")
+            for k in range(_RESIDUAL_TURNS + 1)]
+        due = delayed[-1].enters & instruction.residual
+        source_turn = Mux(_two_reads(instruction), pause == 1, enters)
+        read_residual = Signal()
+        m.d.comb += [
+            delayed[0].enters.eq(enters),
+            delayed[0].address.eq(addresses.residual_address),
+            read.enable.eq(due | (live & source_turn
+                                  & (instruction.source == Source.ACTIVATIONS.value))),
+            read.address.eq(Mux(due, delayed[-1].address, addresses.accumulator)),
+            read.count.eq(Mux(due, residual_slots, self._slots(
+                m, instruction.source_precision[:2], "source"))),
+        ]
+        with m.If(turn_ends):
+            m.d.sync += [
+                *(delayed[k + 1].eq(delayed[k]) for k in range(_RESIDUAL_TURNS)),
+                self.accumulator_address.eq(addresses.accumulator),
+                read_residual.eq(due),
+            ]
+        with m.If(arrives & read_residual):
+            m.d.sync += residual.eq(read.data)
+        with m.If(arrives & ~read_residual):
+            m.d.sync += source.eq(read.data)
+        return source, residual
+
+    def _rows(self, m: Module, instruction: data.View, addresses: "_Addresses",
+              turns: Sequence[data.View], lanes: "Sequence[_Lane]",
+              halted: Value) -> tuple[Signal, Signal]:
+        """The memory of row scalars: what scales and sources, and a turn later biases, see."""
+        depth = self.config.row_scalars
+        m.submodules.rows = memory = Memory(shape=32, depth=depth, init=[],
+                                            attrs={"no_rw_check": 1})
+        read, write = memory.read_port(), memory.write_port()
+        stages = [Signal(32, name=f"row_{k}", reset_less=True) for k in range(3)]
+        m.d.comb += [read.addr.eq(addresses.row), read.en.eq(self.phase == _END)]
+        with m.If(self.phase == _BEGIN):
+            m.d.sync += [after.eq(before) for before, after
+                         in zip((read.data, *stages), stages, strict=False)]
+
+        m.submodules.reduction = reduction = RowReduction()
+        written = turns[-1]
+        m.d.comb += [
+            *(getattr(reduction, f"value_{i}").eq(lane.pooled) for i, lane in enumerate(lanes)),
+            reduction.maximum.eq(instruction.pool == Pool.MAXIMUM.value),
+            reduction.first.eq(delay(m, turns[8].window_last, 2, name="reduces")),
+            reduction.final.eq(delay(m, turns[11].window_last, 2, name="reduces_last")),
+            write.addr.eq(written.address),
+            write.data.eq(reduction.result),
+            write.en.eq((self.phase == _BEGIN) & written.window_last & written.reduces
+                        & ~halted),
+        ]
+        return stages[1], stages[2]
 
     def _slots(self, m: Module, precision: Value, name: str) -> Signal:
         """Slots of a vector of that precision."""
@@ -222,17 +348,19 @@ class Special(wiring.Component):
     def _error(self, m: Module, instruction: data.View, addresses: "_Addresses") -> Signal:
         """The first rule that the instruction breaks, as far as it has come.
 
-        The decoder lets no precision of more than two bits pass, nor another pool.
+        The decoder lets no precision of more than two bits pass, nor another pool, source or
+        function.
         """
-        config = self.config
+        config, extended = self.config, self.config.special_functions
         error = Signal(Cause)
 
         def is_float(name: str) -> Value:
             return instruction[f"{name}_precision"][:2] == Precision.FP16.value
 
-        def beyond(address: Value, slots: Value) -> Value:
+        def beyond(address: Value, name: str) -> Value:
             """The last slot of a vector is not in the scratchpad."""
             line = exact_log2(config.banks)
+            slots = self._slots(m, instruction[f"{name}_precision"][:2], f"{name}_checked")
             return address[-1] | (address[line:-1].all()
                                   & (address[:line] + slots > config.banks))
 
@@ -240,41 +368,62 @@ class Special(wiring.Component):
             precision = instruction[f"{name}_precision"][:2]
             return ~Cat(precision == p.value for p in config.formats).any()
 
+        from_accumulators = instruction.source == Source.ACCUMULATORS.value
+        from_activations = instruction.source == Source.ACTIVATIONS.value
+        has_function = instruction.function != Function.NONE.value
+        used = {"source": from_activations, "residual": instruction.residual,
+                "output": ~instruction.reduce}
         wrong_accumulator = (Const(0) if config.has_float and config.has_integer else
                              instruction.float_accumulator != config.has_float)
-        with m.If(beyond(addresses.address, self.activation_write.count)
-                  | (instruction.residual
-                     & beyond(addresses.residual_address, self.activation_read.count))):
+        in_scratchpad = {"residual": addresses.residual_address, "output": addresses.address}
+        if extended:
+            in_scratchpad["source"] = addresses.accumulator
+            reads_rows = (instruction.row_scale | instruction.row_bias
+                          | (instruction.source == Source.ROWS.value))
+            with m.If((reads_rows & addresses.row[-1])
+                      | (instruction.reduce & addresses.reduced_row[-1])):
+                m.d.comb += error.eq(Cause.ROW_RANGE)
+        with m.If(Cat(used[name] & beyond(address, name)
+                      for name, address in in_scratchpad.items()).any()):
             m.d.comb += error.eq(Cause.ACTIVATION_RANGE)
-        with m.If(addresses.accumulator[-1]):
+        with m.If(from_accumulators
+                  & addresses.accumulator[exact_log2(config.accumulator_depth):].any()):
             m.d.comb += error.eq(Cause.ACCUMULATOR_RANGE)
         with m.If(instruction.parameters > config.parameter_columns - config.column_lanes):
             m.d.comb += error.eq(Cause.PARAMETER_RANGE)
         with m.If(instruction.parameters[:exact_log2(config.special_lanes)].any()):
             m.d.comb += error.eq(Cause.MISALIGNED_ADDRESS)
-        with m.If(unsupported("output") | (instruction.residual & unsupported("residual"))
-                  | wrong_accumulator):
+        if not extended:
+            with m.If(~from_accumulators | has_function | instruction.row_scale
+                      | instruction.row_bias | instruction.reduce
+                      | (instruction.residual & instruction.product)):
+                m.d.comb += error.eq(Cause.UNSUPPORTED_FUNCTION)
+        with m.If(Cat(condition & unsupported(name) for name, condition in used.items()).any()
+                  | (from_accumulators & wrong_accumulator)):
             m.d.comb += error.eq(Cause.UNSUPPORTED_FORMAT)
-        with m.If((is_float("output") & instruction.output_signed)
-                  | (instruction.residual & is_float("residual") & instruction.residual_signed)
+        with m.If(Cat(condition & is_float(name) & instruction[f"{name}_signed"]
+                      for name, condition in used.items()).any()
+                  | (instruction.residual & has_function)
                   | ((instruction.pool == Pool.NONE.value)
-                     & ((instruction.window_0 != 1) | (instruction.window_1 != 1)))):
+                     & ((instruction.window_0 != 1) | (instruction.window_1 != 1)
+                        | instruction.reduce))):
             m.d.comb += error.eq(Cause.ILLEGAL_INSTRUCTION)
         return error
 
-    def _residual_code(self, m: Module, residual: data.View, instruction: data.View,
-                       lane: int) -> Value:
-        """The lane's element of the pair that is due, above its bits what there is."""
-        config, bits = self.config, Value.cast(residual)
+    def _code(self, m: Module, vector: data.View, precision: Value, lane: int, name: str,
+              cycles: int) -> Value:
+        """The lane's element of the pair that is due, above its bits what there is, `cycles`
+        later."""
+        config, bits = self.config, Value.cast(vector)
         pair = Cat(self.phase[0], ~self.phase[1])
-        code = Signal(16, name=f"residual_code_{lane}")
-        with m.Switch(instruction.residual_precision[:2]):
+        code = Signal(16, name=f"{name}_code_{lane}")
+        with m.Switch(precision[:2]):
             for p in config.formats:
                 elements = [bits[p.bits * index:p.bits * (index + 1)] for index in
                             range(lane, config.column_lanes, config.special_lanes)]
                 with m.Case(p.value):
-                    m.d.comb += code.eq(_choose(m, pair, elements, f"residual_{p.name}_{lane}"))
-        return delay(m, code, 1, name=f"residual_code_{lane}")
+                    m.d.comb += code.eq(_choose(m, pair, elements, f"{name}_{p.name}_{lane}"))
+        return delay(m, code, cycles, name=f"{name}_code_{lane}")
 
     def _assemble(self, m: Module, precision: Value, results: Sequence[Value]) -> None:
         """Four groups of results to the slots of a vector."""
@@ -291,6 +440,11 @@ class Special(wiring.Component):
                 with m.Case(p.value):
                     m.d.comb += Value.cast(self.activation_write.data).eq(
                         Cat(element[:p.bits] for element in elements))
+
+
+def _two_reads(instruction: data.View) -> Value:
+    """Whether source and residual both come from the scratchpad."""
+    return instruction.residual & (instruction.source == Source.ACTIVATIONS.value)
 
 
 def _choose(m: Module, index: Value, values: Sequence[Value], name: str) -> Signal:
@@ -313,6 +467,8 @@ class _Addresses(wiring.Component):
     -------
     accumulator, residual_address, address : Out
         Of the accumulators, the residual and the output, whose loops are 0 to 2.
+    row, reduced_row : Out
+        Of the row scalars, that count the iterations of loops 0 and 1; with `special_functions`.
     window_first, window_last, last : Out(1)
         The turn is the first or the last one of a window, the last one of all.
     """
@@ -321,13 +477,22 @@ class _Addresses(wiring.Component):
         # Bits of an address in the memory, bits of its fields, loops.
         accumulator, slot = (exact_log2(config.accumulator_depth),
                              exact_log2(config.activation_slots))
-        self.streams = {"accumulator": (accumulator, 12, 5), "residual_address": (slot, 20, 5),
+        if config.special_functions:
+            accumulator = max(accumulator, slot)
+        self.streams = {"accumulator": (accumulator, 20, 5), "residual_address": (slot, 20, 5),
                         "address": (slot, 20, 3)}
+        self.rows = {}
+        if config.special_functions:
+            width = exact_log2(config.row_scalars)
+            self.rows = {"row": width, "reduced_row": width}
         ports = {"start": In(1), "step": In(1), "counts": In(data.ArrayLayout(12, 5)),
                  "window_first": Out(1), "window_last": Out(1), "last": Out(1)}
         for name, (width, field, loops) in self.streams.items():
             ports[f"{name}_base"] = In(field)
             ports[f"{name}_strides"] = In(data.ArrayLayout(field, loops))
+            ports[name] = Out(width + 1)
+        for name, width in self.rows.items():
+            ports[f"{name}_base"] = In(12)
             ports[name] = Out(width + 1)
         super().__init__(ports)
 
@@ -370,40 +535,56 @@ class _Addresses(wiring.Component):
                     m.d.sync += starts[i].eq(base)
                 with m.Elif(self.step & ends[i + 1]):
                     m.d.sync += starts[i].eq(following)
+        for name, width in self.rows.items():
+            address = getattr(self, name)
+            with m.If(self.start):
+                m.d.sync += address.eq(saturate(getattr(self, f"{name}_base"), width))
+            with m.Elif(self.step & ends[2]):
+                m.d.sync += address.eq(Cat(address[:width] + 1, 0)[:width + 1]
+                                       | (address[width] << width))
         return m
 
 
 class _Lane(wiring.Component):
-    """The path of one element a cycle, from an accumulator to its code, 23 cycles later.
+    """The path of one element a cycle, from its source to its code.
+
+    Cycles are those of the module's table, without and with `special_functions`.
 
     Members
     -------
-    accumulator : In(32), cycle 0
-    residual_code : In(16), cycle 7
-    parameters : In(128), cycles 4 (scale), 8 (bias, residual scale), 16 (upper bound)
-    window_first : In(1), cycle 17
+    accumulator : In(32), cycle 0 or 4
+    source_code : In(16), cycle 7
+    row : In(32), cycle 8, row_later : In(32), cycle 12
+        The row scalar.
+    residual_code : In(16), cycle 7 or 18
+    index : Out, cycle 18, entry : In, cycle 19
+        To and from the table of functions.
+    parameters : In(128), cycles 4, 8 (scale), 8, 12 (bias), 8, 16 (residual scale), 16, 28 (upper
+        bound)
+    window_first : In(1), cycle 17 or 29
         The element is the first one of its window.
-    result : Out(16), cycle 23
+    passes : In(1), cycle 29
+        There is no element: the pool keeps what it has.
+    pooled : Out(32), cycle 33
+    result : Out(16), cycle 23 or 35
         An integer stands in the lowest bits.
-    The other inputs are fields of the instruction.
+    The other inputs, `fields`, are fields of the instruction.
     """
-
-    FIELDS = ("float_accumulator", "relu", "clip", "residual", "pool", "output_precision",
-              "output_signed", "residual_precision", "residual_signed")
 
     def __init__(self, *, config: CoreConfig) -> None:
         self.config = config
-        super().__init__({
-            "accumulator": In(ACCUMULATOR_BITS),
-            "parameters": In(PARAMETER_BITS),
-            "residual_code": In(16),
-            "window_first": In(1),
-            **dict.fromkeys(self.FIELDS, In(1)),
-            "pool": In(2),
-            "output_precision": In(2),
-            "residual_precision": In(2),
-            "result": Out(16),
-        })
+        self.fields = {
+            "float_accumulator": 1, "relu": 1, "clip": 1, "residual": 1, "pool": 2,
+            "output_precision": 2, "output_signed": 1, "residual_precision": 2,
+            "residual_signed": 1}
+        ports = {"accumulator": In(ACCUMULATOR_BITS), "parameters": In(PARAMETER_BITS),
+                 "residual_code": In(16), "window_first": In(1), "result": Out(16)}
+        if config.special_functions:
+            self.fields |= {"source": 2, "source_precision": 2, "source_signed": 1, "product": 1,
+                            "function": 3, "row_scale": 1, "row_bias": 1}
+            ports |= {"source_code": In(16), "row": In(32), "row_later": In(32), "passes": In(1),
+                      "index": Out(INDEX_BITS), "entry": In(ENTRY_BITS), "pooled": Out(32)}
+        super().__init__(ports | {name: In(width) for name, width in self.fields.items()})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -421,24 +602,44 @@ class _Lane(wiring.Component):
             x = from_integer.result
         else:
             x = delay(m, x, FromInteger.latency, name="x")
+        if config.special_functions:
+            element = delay(m, self._from_code(m, "source"), 1, name="source")
+            x = Mux(self.source == Source.ACTIVATIONS.value, element,
+                    Mux(self.source == Source.ROWS.value, self.row, x))
+            scale = Mux(self.row_scale, self.row, scale)
+            bias = Mux(self.row_bias, self.row_later, bias)
         m.submodules.multiply = multiply = Multiply()
         m.submodules.add_bias = add_bias = Add(stages=4)
-        m.submodules.multiply_residual = multiply_residual = Multiply(significand_bits=10)
-        m.submodules.add_residual = add_residual = Add(stages=4)
         m.d.comb += [
             multiply.a.eq(x),
             multiply.b.eq(scale),
             add_bias.a.eq(multiply.result),
             add_bias.b.eq(bias),
-            multiply_residual.a.eq(delay(m, self._from_code(m), 1, name="residual")),
-            multiply_residual.b.eq(residual_scale),
-            add_residual.a.eq(add_bias.result),
-            add_residual.b.eq(_if(self.residual, multiply_residual.result)),
         ]
-        # Results of additions are canonical, and the pool ends with one: in between any form of
-        # a zero or of NaN-Inf will do as long as NaN-Inf compares as the greatest.
-        y = add_residual.result
-        y = _if(~(self.relu & y[31]), y)
+        y = add_bias.result
+        residual = delay(m, self._from_code(m, "residual"), 1, name="residual")
+        if config.special_functions:
+            m.submodules.second = second = SecondStep()
+            m.d.comb += [
+                second.y.eq(y), second.scale.eq(residual_scale), second.factor.eq(residual),
+                second.residual.eq(self.residual), second.product.eq(self.product & self.residual),
+                second.function.eq(self.function),
+                self.index.eq(second.index), second.entry.eq(self.entry),
+            ]
+            y = second.result
+        else:
+            m.submodules.multiply_residual = multiply_residual = Multiply(significand_bits=10)
+            m.submodules.add_residual = add_residual = Add(stages=4)
+            m.d.comb += [
+                multiply_residual.a.eq(residual),
+                multiply_residual.b.eq(residual_scale),
+                add_residual.a.eq(y),
+                add_residual.b.eq(pass_if(self.residual, multiply_residual.result)),
+            ]
+            y = add_residual.result
+        # These are canonical but for zeros, and the pool ends with an addition: in between any
+        # form of a zero or of NaN-Inf will do as long as NaN-Inf compares as the greatest.
+        y = pass_if(~(self.relu & y[31]), y)
         lesser = Mux(self.clip & less(upper_bound, y), upper_bound, y)
         nan = y[23:31].all() | (self.clip & upper_bound[23:31].all())
         y = Cat(lesser[:23], lesser[23:31] | nan.replicate(8), lesser[31] & ~nan)
@@ -448,33 +649,39 @@ class _Lane(wiring.Component):
         running = pool_sum.result
         further = ~self.window_first
         keep = further & (self.pool == Pool.MAXIMUM.value) & less(y, running)
+        add = further & (self.pool == Pool.SUM.value)
+        if config.special_functions:
+            keep, add = keep | self.passes, add & ~self.passes
+            m.d.comb += self.pooled.eq(running)
         m.d.comb += [
             pool_sum.a.eq(Mux(keep, running, y)),
-            pool_sum.b.eq(_if(further & (self.pool == Pool.SUM.value), running)),
+            pool_sum.b.eq(pass_if(add, running)),
+            self.result.eq(self._to_code(m, running)),
         ]
-        m.d.comb += self.result.eq(self._to_code(m, running))
         return m
 
-    def _from_code(self, m: Module) -> Value:
-        """The residual as FP32."""
+    def _from_code(self, m: Module, name: str) -> Value:
+        """An element of the source or of the residual as FP32."""
         config = self.config
-        number, sign = Signal(8, name="residual_number"), Signal(name="residual_sign")
-        with m.Switch(self.residual_precision):
+        code, precision, is_signed = (getattr(self, f"{name}_{part}")
+                                      for part in ("code", "precision", "signed"))
+        number, sign = Signal(8, name=f"{name}_number"), Signal(name=f"{name}_sign")
+        with m.Switch(precision):
             for p in config.formats:
                 if not p.is_float:
-                    bits = self.residual_code[:p.bits]
+                    bits = code[:p.bits]
                     with m.Case(p.value):
                         m.d.comb += [
-                            sign.eq(self.residual_signed & bits[-1]),
+                            sign.eq(is_signed & bits[-1]),
                             number.eq(Cat(bits, sign.replicate(8 - p.bits))),
                         ]
-        magnitude = Signal(8, name="residual_magnitude")
+        magnitude = Signal(8, name=f"{name}_magnitude")
         m.d.comb += magnitude.eq((number ^ sign.replicate(8)) + sign)
         shift = []
         for step in (4, 2, 1):
             empty = ~magnitude[8 - step:].any()
             shift.insert(0, empty)
-            shifted = Signal(8, name=f"residual_shifted_{step}")
+            shifted = Signal(8, name=f"{name}_shifted_{step}")
             m.d.comb += shifted.eq(Mux(empty, magnitude << step, magnitude))
             magnitude = shifted
         # The exponent is 134 - shift: 127 and the complement of the shift's three bits.
@@ -482,8 +689,8 @@ class _Lane(wiring.Component):
         integer = integer & magnitude[7].replicate(32)
         if not config.has_float:
             return integer
-        floating = from_dlfloat(self.residual_code)
-        return Mux(self.residual_precision == Precision.FP16.value, floating, integer) \
+        floating = from_dlfloat(code)
+        return Mux(precision == Precision.FP16.value, floating, integer) \
             if config.has_integer else floating
 
     def _to_code(self, m: Module, pooled: Value) -> Value:
@@ -507,7 +714,3 @@ class _Lane(wiring.Component):
             return to_integer.result
         return Mux(self.output_precision == Precision.FP16.value, floating, to_integer.result)
 
-
-def _if(condition: Value, value: Value) -> Value:
-    """`value`, or a zero: an exponent field of 0, whatever the fraction."""
-    return Cat(value[:23], value[23:31] & condition.replicate(8), value[31])

@@ -223,7 +223,7 @@ class CoreConfig:
         return max(swap, self.rows, self.accumulate_latency)
 
 
-EDGE = CoreConfig(name="edge")
+EDGE = CoreConfig(name="edge", special_functions=True)
 NANO = CoreConfig(
     name="nano",
     rows=4,

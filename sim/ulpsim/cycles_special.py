@@ -1,26 +1,38 @@
-"""How long SPECIAL takes: four cycles a vector and the length of the pipeline."""
+"""How long SPECIAL takes: four cycles a turn and the length of the pipeline."""
 
 import math
 
 from .config import CoreConfig
-from .isa import Instruction
+from .isa import Instruction, Source
 
 __all__ = ["Special", "special_cycles"]
 
-#: Cycles of an instruction beyond its vectors, if it is taken in the last phase of a turn.
-_PIPELINE = 26
+#: Cycles of an instruction beyond its turns, if it is taken in the last phase of a turn; and what
+#: the pipeline of a core with special functions and that of a reduction add.
+_PIPELINE, _FUNCTION_PIPELINE, _REDUCE_PIPELINE = 26, 12, 12
+#: Turns in front of each window when rows are reduced.
+_REDUCE_PAUSE = 3
 #: The phase of the scratchpad's shared port in which a turn ends.
 _END = 2
 
 
-def special_cycles(vectors: int, phase: int) -> int:
+def special_cycles(config: CoreConfig, instruction: Instruction, phase: int) -> int:
     """Cycles from the one in which an instruction is taken to the one in which it retires.
 
-    `vectors` is the product of its counts and window sizes, `phase` the phase of the scratchpad's
-    shared port in the cycle in which it is taken.
+    `phase` is the phase of the scratchpad's shared port in the cycle in which it is taken.
     """
-    phases = CoreConfig.phases
-    return _PIPELINE + phases * vectors + (_END - phase) % phases
+    outputs = math.prod(instruction[f"count_{i}"] for i in range(3))
+    turns = outputs * instruction["window_0"] * instruction["window_1"]
+    pipeline = _PIPELINE
+    if config.special_functions:
+        pipeline += _FUNCTION_PIPELINE
+        # Source and residual are read one after the other.
+        if instruction["residual"] and instruction.choice("source") is Source.ACTIVATIONS:
+            turns *= 2
+        if instruction["reduce"]:
+            turns += _REDUCE_PAUSE * outputs
+            pipeline += _REDUCE_PIPELINE
+    return pipeline + config.phases * turns + (_END - phase) % config.phases
 
 
 class Special:
@@ -33,7 +45,5 @@ class Special:
     def take(self, instruction: Instruction, offered: int) -> tuple[int, int]:
         """Cycles in which an instruction is taken and retires, when offered in `offered`."""
         taken = max(offered, self.free)
-        vectors = math.prod(instruction[f"count_{i}"] for i in range(3))
-        vectors *= instruction["window_0"] * instruction["window_1"]
-        self.free = taken + special_cycles(vectors, taken % self.config.phases)
+        self.free = taken + special_cycles(self.config, instruction, taken % self.config.phases)
         return taken, self.free

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from .compiler import CompileError, compile_network
 from .config import SLOT_BYTES, CoreConfig
+from .cycles_special import special_cycles
 from .formats import FORMATS, Format, Precision
 from .interpreter import PARAMETER_SLOTS, check
-from .isa import Cause, Instruction, Pool, Segment, Target, encode_program
+from .isa import Cause, Function, Instruction, Pool, Segment, Source, Target, encode_program
 from .network import Network, Shape
 from .tokens import Memory, accesses, with_tokens
 
@@ -118,7 +119,7 @@ def _work(program: list[Instruction], config: CoreConfig) -> int:
             if i.name == "MATMUL":
                 cycles = -(-i["depth"] // config.rows) * max(vectors, config.minimum_tile_period)
             else:
-                cycles = vectors * i["window_0"] * i["window_1"] * config.phases
+                cycles = special_cycles(config, i, 0)
         elif i.name != "HALT":
             cycles = i["rows"] * -(-i["length"] // 2)
         work[i.unit] = work.get(i.unit, 0) + cycles
@@ -248,11 +249,12 @@ def _instruction_program(rng: np.random.Generator, config: CoreConfig,
 
 
 class _InstructionWriter:
-    """Keeps to small parts of the memories: `slots`, `lines`, `columns` and `vectors` of each."""
+    """Keeps to small parts of the memories: `slots`, `lines`, `columns`, `vectors` and `rows`."""
 
     def __init__(self, rng: np.random.Generator, config: CoreConfig) -> None:
         self.rng, self.config = rng, config
         self.slots, self.lines, self.columns, self.vectors = 1024, 64, 16, 64
+        self.rows = 16
         self.columns = min(self.columns, config.parameter_columns)
         self.bytes = 2048
         # Random programs must not depend on what a core holds at first: stay within these.
@@ -309,15 +311,27 @@ class _InstructionWriter:
         program.append(Instruction(
             "MATMUL", precision=precision, depth=config.rows + 1, run_length=config.rows + 1,
             count_2=self.vectors, stride_2=7, address=3))
+        if config.special_functions:
+            program.append(Instruction(
+                "SPECIAL", float_accumulator=precision.is_float, reduce=1, pool=Pool.SUM,
+                count_1=self.rows, accumulator_stride_1=1))
         return program
 
     def independent(self, instruction: Instruction) -> bool:
-        """Whether a SPECIAL keeps its output away from its residuals."""
+        """Whether a SPECIAL keeps what it writes away from what its other vectors read, and uses
+        no other row scalars than there are."""
         if instruction.name != "SPECIAL":
             return True
+        rows = instruction["count_0"] * instruction["count_1"]
+        first, reduced = instruction["row"], instruction["reduced_row"]
+        if max(first, reduced) + rows > self.rows or (
+                instruction["reduce"] and abs(first - reduced) < rows
+                and (first != reduced or instruction["count_2"] > 1)):
+            return False
         touched = [a for a in accesses(instruction, self.config)
                    if a.memory is Memory.ACTIVATIONS]
-        return len(touched) < 2 or not np.intersect1d(touched[0].words, touched[1].words).size
+        return not any(np.intersect1d(a.words, b.words).size
+                       for a in touched for b in touched if b.write and not a.write)
 
     def load(self) -> Instruction:
         target = list(Target)[self.below(3)]
@@ -373,13 +387,24 @@ class _InstructionWriter:
         pool = list(Pool)[self.below(3)]
         windows = [1, 1] if pool is Pool.NONE else [1 + self.below(3), 1 + self.below(3)]
         lanes = self.config.special_lanes
+        values: dict[str, Any] = {}
+        residual = self.below(2)
+        if self.config.special_functions:
+            values = {"source": list(Source)[self.below(3)], **some_format("source"),
+                      "product": self.below(2), "row_scale": int(self.rng.random() < 0.2),
+                      "row_bias": int(self.rng.random() < 0.2), "row": self.below(self.rows),
+                      "reduce": int(pool is not Pool.NONE and self.rng.random() < 0.3),
+                      "reduced_row": self.below(self.rows)}
+            if not residual:
+                values["function"] = list(Function)[self.below(len(Function))]
         return Instruction(
             "SPECIAL", float_accumulator=self.below(2) if self.config.has_float else 0,
-            relu=self.below(2), clip=self.below(2), residual=self.below(2), pool=pool,
+            relu=self.below(2), clip=self.below(2), residual=residual, pool=pool,
             **some_format("output"), **some_format("residual"),
             parameters=lanes * self.below(self.columns // lanes),
             accumulator=self.below(self.vectors // 2), **self.counts(),
             window_0=windows[0], window_1=windows[1], **self.strides("accumulator_stride", 12),
             **self.strides("window_stride", 6, 2), address=self.below(self.slots),
             **self.strides("stride", 50), residual_address=self.below(self.slots),
-            **self.strides("residual_stride", 50), **self.strides("residual_window_stride", 20, 2))
+            **self.strides("residual_stride", 50),
+            **self.strides("residual_window_stride", 20, 2), **values)
