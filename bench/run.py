@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("arithmetic", "multiply_add", "core", "accuracy")
+BENCHMARKS = ("arithmetic", "multiply_add", "core", "utilisation", "accuracy")
 
 
 def main() -> int:

@@ -1,0 +1,90 @@
+"""Sustained utilisation in RTL: one matrix product and one convolution in every format.
+
+A product of 512 x 512 by 512 x 512 and a 3 x 3 convolution from 64 to 64 channels on 28 x 28, one
+program each, all operands in external memory at the start and all results there at the end.
+Utilisation is ideal cycles (products by definition / products in a cycle) over all cycles that
+the core reports, from start to interrupt. Every word and every cycle is compared with the models.
+Exits 1 if one differs.
+"""
+
+import argparse
+import sys
+
+import numpy as np
+from record import record
+from rich.progress import track
+from ulpcore.demonstration import compare_network
+from ulpcore.rtl import MemoryModel
+from ulpsim.config import CoreConfig, load_config
+from ulpsim.formats import Format
+from ulpsim.network import Network
+from ulpsim.programs import random_codes
+
+#: Names of layers, with the shapes of their input, their weights, and the padding.
+LAYERS = {
+    "product 512 x 512 x 512": ((512, 1, 512), (512, 1, 1, 512), 0),
+    "convolution 3 x 3, 64 to 64, 28 x 28": ((28, 28, 64), (64, 3, 3, 64), 1),
+}
+
+
+def network(name: str, kind: Format, rng: np.random.Generator) -> Network:
+    """One layer with random weights; its result is stored in the format of its input."""
+    shape, weights_shape, padding = LAYERS[name]
+    if kind.precision.is_float:
+        weights = rng.normal(size=weights_shape) / np.sqrt(np.prod(weights_shape[1:]))
+        step = 1.0
+    else:
+        weights = rng.integers(kind.lowest, kind.highest + 1, weights_shape)
+        # The result fills the format's range.
+        size = (kind.highest - kind.lowest) / np.sqrt(12)
+        step = size * np.sqrt(np.prod(weights_shape[1:]))
+    return Network.from_description({
+        "name": name,
+        "input": {"name": "input", "height": shape[0], "width": shape[1], "channels": shape[2],
+                  "format": kind.name, "step": 1.0},
+        "layers": [{"name": "layer", "op": "convolution", "input": "input", "padding": padding,
+                    "weights": weights, "weight_format": kind.name,
+                    "output": {"format": kind.name, "step": float(step)}}]})
+
+
+def measure(name: str, kind: Format, config: CoreConfig, seed: int, latency: int) -> dict:
+    """Cycles and utilisation of one layer in one format."""
+    rng = np.random.default_rng(seed)
+    layer = network(name, kind, rng)
+    codes = random_codes(rng, kind, (1, *layer.input_shape))
+    run = compare_network(layer, config, codes, model=MemoryModel(latency=latency), batch=1)
+    multiply_adds = sum(run.compiled.multiply_adds.values())
+    ideal = multiply_adds / (config.rows * config.column_lanes * kind.precision.per_slot)
+    return {
+        "cycles": run.cycles[0],
+        "ideal_cycles": round(ideal),
+        "utilisation_percent": round(100 * ideal / run.cycles[0], 2),
+        "instructions": len(run.compiled.program),
+        "differing_words": run.comparison.differing_words,
+        "differing_cycles": run.comparison.differing_cycles,
+        "faults": len(run.comparison.faults),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", default="edge", help="a named core or a TOML file")
+    parser.add_argument("--formats", nargs="*", metavar="FORMAT", help="(default: all)")
+    parser.add_argument("--latency", type=int, default=16, help="of the memory, in cycles")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--no-keep", action="store_true", help="do not keep the figures")
+    options = parser.parse_args()
+    config = load_config(options.config)
+    kinds = [Format(p) for p in config.formats if not options.formats or p.name in options.formats]
+    figures: dict = {"latency": options.latency, "seed": options.seed}
+    for name, kind in track([(n, k) for n in LAYERS for k in kinds], "utilisation"):
+        figures.setdefault(name, {})[kind.name] = measure(
+            name, kind, config, options.seed, options.latency)
+    record(f"utilisation-{config.name}", figures, keep=not options.no_keep)
+    different = sum(row[key] for name in LAYERS for row in figures[name].values()
+                    for key in ("differing_words", "differing_cycles", "faults"))
+    return 1 if different else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
