@@ -105,7 +105,7 @@ def test_random_streamed_networks(config, seed):
         rng = np.random.default_rng(number)
         small = dataclasses.replace(
             config, activation_bytes=1024 << int(rng.integers(4)),
-            weight_bytes=1024 << int(rng.integers(3)), program_length=4096)
+            weight_bytes=1024 << int(rng.integers(3)))
         network = random_network(rng, config)
         batch = int(rng.integers(1, 6))
         try:
@@ -129,8 +129,7 @@ def test_larger_than_the_scratchpad(rng):
         {"op": "max_pool", "size": 2, "output": {"format": "FP16"}}, shape=(90, 90, 5))
     with pytest.raises(CompileError, match="slots of the activation scratchpad"):
         compile_network(network, CONFIGS["edge-small"], 1, streamed=False)
-    config = dataclasses.replace(CONFIGS["edge-small"], program_length=4096)
-    compiled = compile_network(network, config, 1)
+    compiled = compile_network(network, CONFIGS["edge-small"], 1)
     assert compiled.segment_bytes[Segment.WORKSPACE]
     images = images_for(network, rng, 1)
     assert np.array_equal(run(compiled, images), evaluate(network, images, 8))
@@ -289,11 +288,6 @@ REFUSED = {
         lambda rng: chain(convolution(rng, 8, 5, padding=1, output={"format": "INT8"}),
                           shape=(3, 3000, 5)), EDGE, None,
         r"layer 'layer0': one row of the result and what .* need \d+ slots of .* has 32768"),
-    "program": (
-        lambda rng: chain(convolution(rng, 8, 5, padding=1, output={"format": "INT8"})),
-        dataclasses.replace(EDGE, program_length=16), 16,
-        r"layer 'layer0': 16 images need a program of \d+ instructions; "
-        "the core holds 16"),
     "window": (
         lambda rng: chain({"op": "max_pool", "size": 10, "output": {"format": "INT8"}},
                           shape=(10, 10, 1)), CONFIGS["edge-small"], None,

@@ -9,7 +9,14 @@ from ulpsim.config import EDGE, NANO, CoreConfig
 from ulpsim.cycles import predict
 from ulpsim.formats import Precision
 from ulpsim.interpreter import Machine
-from ulpsim.isa import Cause, Instruction, Segment, Target, encode_program
+from ulpsim.isa import (
+    MOST_INSTRUCTIONS,
+    Cause,
+    Instruction,
+    Segment,
+    Target,
+    encode_program,
+)
 from ulpsim.programs import random_program
 
 _PAGE = 4096
@@ -203,7 +210,7 @@ def test_malformed_programs(rng):
     # The third program's first word gets an opcode that does not exist.
     placed.memory[placed.jobs[2].program] = 0x0F
     jobs = [*placed.jobs[:4], dataclasses.replace(placed.jobs[4], instructions=0),
-            dataclasses.replace(placed.jobs[4], instructions=EDGE.program_length + 1),
+            dataclasses.replace(placed.jobs[4], instructions=MOST_INSTRUCTIONS + 1),
             placed.jobs[4]]
     results, memory = run_jobs(EDGE, placed.memory, jobs)
     assert [(r.cause, r.instruction) for r in results[:4]] == [

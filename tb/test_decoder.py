@@ -4,10 +4,18 @@ import random
 
 import numpy as np
 import pytest
-from ulpcore.decoder import Decoder, index_width, unit_layout, word_layout
+from ulpcore.decoder import Decoder, unit_layout, word_layout
 from ulpcore.simulation import run_vectors
 from ulpsim.config import EDGE, NANO
-from ulpsim.isa import INSTRUCTION_BYTES, INSTRUCTIONS, Instruction, Unit, decode, encode
+from ulpsim.isa import (
+    INDEX_BITS,
+    INSTRUCTION_BYTES,
+    INSTRUCTIONS,
+    Instruction,
+    Unit,
+    decode,
+    encode,
+)
 
 
 def random_words(source: random.Random, count: int) -> list[bytes]:
@@ -58,7 +66,7 @@ def test_decoder_agrees_with_the_table(config, seed):
     words = random_words(source, 20_000) + every_bit()
     inputs = {
         "word": np.frombuffer(b"".join(words), "<u4").reshape(-1, 16),
-        "index": np.array([source.getrandbits(index_width(config)) for _ in words], np.uint64),
+        "index": np.array([source.getrandbits(INDEX_BITS) for _ in words], np.uint64),
     }
     outputs = run_vectors(Decoder(config=config), inputs)
     layouts = {unit: unit_layout(unit, config) for unit in Unit}

@@ -345,10 +345,25 @@ def test_program_length() -> None:
     assert _run() == (Cause.PROGRAM_LENGTH, 0)
     assert _run(_fill(0)) == (Cause.PROGRAM_LENGTH, 0)
     assert _run(_fill(0), _fill(1)) == (Cause.PROGRAM_LENGTH, 1)
-    full = [_fill(0)] * 1023
-    assert _run(*full, HALT) == (Cause.NONE, 0)
-    assert _run(*full, _fill(0), HALT) == (Cause.PROGRAM_LENGTH, 0)
+    assert _run(*[_fill(0)] * 2000, HALT) == (Cause.NONE, 0)
     assert _run(HALT, _fill(1 << 19)) == (Cause.NONE, 0)
+
+
+def test_token_from_an_instruction_that_cannot_be_fetched() -> None:
+    waiting = [Instruction("STORE", wait_load=1, rows=1, length=2), Instruction("STORE", length=2)]
+
+    def run(fills: int) -> tuple[Cause, int]:
+        machine = Machine(NANO, bytearray(64))
+        machine.segments = {segment: (0, 64) for segment in Segment}
+        for store in waiting:
+            store.values["segment"] = Segment.OUTPUT.value
+        result = machine.run([*waiting, *[_fill(0)] * fills, _fill(0, post_store=1), HALT])
+        return result.cause, result.index
+
+    # The second STORE is read from the instruction memory when the first has gone.
+    last = NANO.instruction_memory - len(waiting) - 1
+    assert run(last) == (Cause.NONE, 0)
+    assert run(last + 1) == (Cause.DEADLOCK, 0)
 
 
 def test_words_that_are_no_instruction() -> None:
@@ -372,9 +387,9 @@ def test_tokens_that_never_come() -> None:
     assert _run(_matmul(wait_load=1), HALT) == (Cause.DEADLOCK, 0)
     assert _run(_fill(0, post_execute=1), _matmul(wait_load=1), HALT) == (Cause.NONE, 0)
     assert _run(_fill(0, post_execute=1), _matmul(wait_load=2), HALT) == (Cause.DEADLOCK, 1)
-    # A circle: each unit waits for the other one. The first unit's is named, not the first one.
+    # A circle: each unit waits for the other one. The first one of the program is named.
     circle = [_matmul(wait_load=1, post_load=1), _fill(0, wait_execute=1, post_execute=1), HALT]
-    assert _run(*circle) == (Cause.DEADLOCK, 1)
+    assert _run(*circle) == (Cause.DEADLOCK, 0)
     # A token for another unit, or from another one, does not count.
     assert _run(_fill(0, post_special=1), _matmul(wait_load=1), HALT) == (Cause.DEADLOCK, 1)
     assert _run(_fill(0, post_execute=1), _matmul(wait_store=1), HALT) == (Cause.DEADLOCK, 1)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from cocotbext.axi import AxiRamRead, AxiReadBus
 from dma import MEMORY_WORDS, Driver, bench_config, memory_image, random_source, run_bench
+from ulpcore.load import Load
 from ulpsim import cycles_memory
 from ulpsim.config import CoreConfig
-from ulpsim.isa import Cause, Instruction, Segment, Target, Unit
+from ulpsim.isa import INDEX_BITS, Cause, Instruction, Segment, Target, Unit
 
 MEMORY_BYTES = 4 * MEMORY_WORDS
 
@@ -25,7 +26,7 @@ class Memories:
             "activation": np.zeros(config.activation_slots, np.uint16),
             "weight": np.zeros(config.weight_slots, np.uint16),
             "parameter": np.zeros(config.parameter_columns * 8, np.uint16),
-            "program": np.zeros(config.program_length * 32, np.uint16),
+            "program": np.zeros(config.instruction_memory * 32, np.uint16),
         }
         driver.watchers.append(self.watch)
 
@@ -59,7 +60,7 @@ class Expected:
             "activation": np.zeros(config.activation_slots, np.uint16),
             "weight": np.zeros(config.weight_slots, np.uint16),
             "parameter": np.zeros(config.parameter_columns * 8, np.uint16),
-            "program": np.zeros(config.program_length * 32, np.uint16),
+            "program": np.zeros(config.instruction_memory * 32, np.uint16),
         }
         self.memory = memory.view(np.uint16)
 
@@ -161,10 +162,13 @@ async def bench_fetch(dut) -> None:
     driver = Driver(dut, config)
     await driver.begin()
     memories, words = Memories(driver), memory_image()
-    for count in (1, 2, 5, config.program_length):
+    layout = Load(config=config).fetch.payload.shape()
+    for count in (1, 2, 5, config.fetch_block):
         address = 4 * source.randint(0, (MEMORY_BYTES - 64 * count) // 4)
+        index = source.randrange(0, 1 << INDEX_BITS, config.fetch_block)
         await driver.clear()
-        dut.load__fetch__payload.value = count << 32 | address
+        dut.load__fetch__payload.value = layout.const(
+            {"address": address, "count": count, "index": index}).as_bits()
         dut.load__fetch__valid.value = 1
         assert driver.value("load__fetch__ready")
         start = driver.value("cycle")
@@ -174,8 +178,12 @@ async def bench_fetch(dut) -> None:
         while not driver.value("load__fetched"):
             assert not driver.value("load__retired")
             await driver.cycles()
-        assert driver.value("cycle") == cycles_memory.fetch_cycles(config, address, count, latency)
-        np.testing.assert_array_equal(memories.slots["program"][:32 * count],
+        model = cycles_memory.Load(config, {}, latency)
+        arrived = model.fetch(address, count, 0)
+        assert len(arrived) == count
+        assert driver.value("cycle") == arrived[-1] == model.free
+        first = 32 * (index % config.instruction_memory)
+        np.testing.assert_array_equal(memories.slots["program"][first:][:32 * count],
                                       words[address // 4:][:16 * count].view(np.uint16))
 
 

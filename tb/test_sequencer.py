@@ -12,11 +12,12 @@ from cocotb.triggers import FallingEdge, ReadOnly
 from simulation import run_bench
 from ulpcore.decoder import unit_layout
 from ulpcore.sequencer import Sequencer
-from ulpsim.config import EDGE, NANO
+from ulpsim.config import EDGE, NANO, CoreConfig
 from ulpsim.isa import (
     HEADER,
     INSTRUCTION_BYTES,
     INSTRUCTIONS,
+    MOST_INSTRUCTIONS,
     Cause,
     Instruction,
     Unit,
@@ -24,8 +25,9 @@ from ulpsim.isa import (
 )
 
 CONFIGS = {"edge": EDGE, "shallow": dataclasses.replace(NANO, name="shallow", queue_depth=2,
-                                                    program_length=64)}
-FETCH_CYCLES = 37
+                                                    instruction_memory=64)}
+#: Cycles from a fetch to its first word; then comes a quarter of an instruction each cycle.
+FETCH_LATENCY = 13
 
 
 def random_instruction(source: random.Random, **header: int) -> Instruction:
@@ -63,9 +65,12 @@ def post(instruction: Instruction) -> int:
     return sum(instruction[f"post_{u.name.lower()}"] << u.value for u in Unit)
 
 
-def reference(program: list[Instruction], durations: list[int], fetched: int,
-              depth: int) -> tuple[dict[int, int], int]:
+def reference(program: list[Instruction], durations: list[int],
+              config: CoreConfig) -> tuple[dict[int, int], int]:
     """Cycles in which instructions are taken and in which the run ends, cycle by cycle."""
+    depth, block, memory = config.queue_depth, config.fetch_block, config.instruction_memory
+    arrived: list[int] = []
+    fetch_free = put = 0
     taken: dict[int, int] = {}
     free = dict.fromkeys(Unit, 0)
     retirements: list[tuple[int, Instruction]] = []
@@ -73,13 +78,21 @@ def reference(program: list[Instruction], durations: list[int], fetched: int,
     queues: dict[Unit, list[tuple[int, int]]] = {unit: [] for unit in Unit}
     heads: dict[Unit, tuple[int, int] | None] = dict.fromkeys(Unit)
     place, pending, halted = 0, None, None
-    for cycle in range(fetched + 1, 1 << 20):
+    for cycle in range(1 << 20):
+        unread = [put, *(queue[0][0] for queue in queues.values() if queue)]
+        replaced = (len(arrived) // block + 1) * block - memory
+        if (fetch_free <= cycle and halted is None and len(arrived) < len(program)
+                and min(unread) >= replaced):
+            count = min(block, len(program) - len(arrived))
+            arrived += [cycle + FETCH_LATENCY + 4 * (i + 1) for i in range(count)]
+            fetch_free = arrived[-1]
         for when, instruction in retirements:
             if when == cycle - 1:
                 for taker in Unit:
                     tokens[instruction.unit, taker] += instruction[
                         f"post_{taker.name.lower()}"]
-        idle = all(not queues[u] and heads[u] is None and free[u] <= cycle for u in Unit)
+        idle = fetch_free <= cycle and all(
+            not queues[u] and heads[u] is None and free[u] <= cycle for u in Unit)
         if halted is not None and cycle > halted and idle:
             return taken, cycle
         emptied = set()
@@ -109,7 +122,9 @@ def reference(program: list[Instruction], durations: list[int], fetched: int,
                 elif len(queues[unit]) < depth:
                     queues[unit].append((pending[0], cycle))
                     pending = None
-            if pending is None and halted is None:
+                    put += 1
+            if (pending is None and halted is None and place < len(arrived)
+                    and arrived[place] <= cycle):
                 pending = (place, cycle + 2)
                 place += 1
     raise AssertionError("the reference must end")
@@ -121,6 +136,7 @@ class Harness:
     def __init__(self, dut) -> None:
         self.dut = dut
         self.config = CONFIGS[os.environ["BENCH_CONFIG"]]
+        self.fetch_layout = Sequencer(config=self.config).fetch.payload.shape()
         self.program: list[Instruction] = []
         self.words: list[bytes] = []
         self.durations: list[int] = []
@@ -128,8 +144,8 @@ class Harness:
         self.free: dict[Unit, int | None] = {}
         self.running: dict[Unit, int | None] = {}
         self.taken: dict[int, int] = {}
-        self.fetch_cycles: int | None = FETCH_CYCLES
-        self.fetch_started: int | None = None
+        self.fetch_works = True
+        self.fetch: tuple[int, int, int] | None = None
         self.failing: tuple[Unit, int] | None = None
         self.ended: str | None = None
 
@@ -165,7 +181,8 @@ class Harness:
         self.program, self.durations = program, durations
         self.free = dict.fromkeys(Unit)
         self.running = dict.fromkeys(Unit)
-        self.taken, self.ended, self.fetch_started = {}, None, None
+        self.taken, self.ended, self.fetch = {}, None, None
+        self.fetched = 0
         dut.program_length.value = len(program) if length is None else length
         dut.program_address.value = 0x1234
         dut.watchdog.value = watchdog
@@ -179,15 +196,8 @@ class Harness:
 
     def step(self) -> None:
         """Drive one cycle's inputs, and see what its outputs are."""
-        dut, cycle = self.dut, self.cycle
-        dut.fetch__ready.value = 1
-        dut.fetched.value = 0
-        if self.get("fetch__valid") and self.fetch_started is None:
-            assert self.get("fetch__payload") == len(self.words) << 32 | 0x1234
-            self.fetch_started = cycle
-        dut.program_enable.value = 0
-        if self.fetch_started is not None and self.fetch_cycles is not None:
-            dut.fetched.value = int(cycle == self.fetch_started + self.fetch_cycles)
+        cycle = self.cycle
+        self.step_fetch()
         for unit in Unit:
             done = self.running[unit] is not None and self.free[unit] == cycle
             failed = done and self.failing == (unit, self.running[unit])
@@ -199,7 +209,8 @@ class Harness:
                 self.port("retired_post", unit).value = post(self.program[self.running[unit]])
                 self.running[unit] = None
             ready = self.running[unit] is None and not self.get("stop", unit)
-            self.port("busy", unit).value = int(self.running[unit] is not None)
+            fetching = unit is Unit.LOAD and self.fetch is not None
+            self.port("busy", unit).value = int(self.running[unit] is not None or fetching)
             self.port("instructions__ready", unit).value = int(ready)
             if ready and self.get("instructions__valid", unit):
                 layout = unit_layout(unit, self.config)
@@ -218,6 +229,35 @@ class Harness:
                 self.running[unit] = payload.index
                 self.free[unit] = cycle + self.durations[payload.index]
 
+    def step_fetch(self) -> None:
+        """The load unit's part of the fetch: blocks in order, a quarter of a word each cycle."""
+        dut = self.dut
+        dut.program_enable.value = 0
+        dut.fetched.value = 0
+        if self.fetch is not None and self.fetch_works:
+            begun, first, count = self.fetch
+            quarter = self.cycle - begun - FETCH_LATENCY
+            if quarter == 4 * count:
+                dut.fetched.value = 1
+                self.fetch = None
+            elif quarter >= 0:
+                index, part = first + quarter // 4, quarter % 4
+                dut.program_enable.value = 1
+                dut.program_write_address.value = (4 * index + part) % (
+                    4 * self.config.instruction_memory)
+                dut.data.value = int.from_bytes(self.words[index][16 * part:16 * part + 16],
+                                                "little")
+        dut.fetch__ready.value = int(self.fetch is None)
+        if self.fetch is None and self.get("fetch__valid"):
+            layout = self.fetch_layout
+            request = layout.from_bits(self.get("fetch__payload"))
+            assert request.index == self.fetched
+            assert request.address == 0x1234 + 64 * request.index
+            assert request.count == min(self.config.fetch_block,
+                                        len(self.words) - request.index)
+            self.fetch = self.cycle, request.index, request.count
+            self.fetched += request.count
+
     async def tick(self) -> None:
         """One cycle."""
         self.step()
@@ -227,23 +267,12 @@ class Harness:
         await FallingEdge(self.dut.clk)
         self.cycle += 1
 
-    async def write_program(self) -> None:
-        """Put the program into the instruction memory (the load unit's part of the fetch)."""
-        for index, word in enumerate(self.words[:self.config.program_length]):
-            for quarter in range(4):
-                self.dut.program_enable.value = 1
-                self.dut.program_write_address.value = 4 * index + quarter
-                self.dut.data.value = int.from_bytes(word[16 * quarter:16 * quarter + 16],
-                                                     "little")
-                await FallingEdge(self.dut.clk)
-        self.dut.program_enable.value = 0
-
     async def run(self, limit: int = 20_000) -> str:
         """Until the run ends; "done" or "fault"."""
         while self.cycle < limit:
             await self.tick()
             if self.ended:
-                self.dut.fetched.value = 0
+                self.dut.fetched.value = self.dut.program_enable.value = 0
                 for unit in Unit:
                     for name in ("retired", "fault", "busy", "instructions__ready"):
                         self.port(name, unit).value = 0
@@ -254,8 +283,6 @@ class Harness:
 
     async def fails(self, program: list, cause: Cause, index: int, **options) -> None:
         durations = options.pop("durations", [30] * len(program))
-        self.words = [p if isinstance(p, bytes) else encode(p) for p in program]
-        await self.write_program()
         await self.start(program, durations, **options)
         assert await self.run() == "fault"
         assert Cause(self.get("fault_cause")) is cause
@@ -269,19 +296,17 @@ async def bench_programs(dut) -> None:
     await harness.begin()
     source = random.Random(int(os.environ.get("ULPCORE_SEED", "1")))
     for number in range(6):
-        length = [1, 2, 40, harness.config.program_length // 4, 60, 30][number]
+        length = [1, 2, 40, 2 * harness.config.instruction_memory + 5, 60, 300][number]
         program = random_program(source, length)
         if number == 4:
             program += [Instruction("HALT"), program[0]]    # what follows HALT is not looked at
         longest = source.choice([3, 12, 50])
         durations = [source.randint(1, longest) for _ in program]
-        harness.words = [encode(p) for p in program]
-        await harness.write_program()
         for _ in range(source.randint(0, 9)):
             await FallingEdge(dut.clk)
         await harness.start(program, durations)
         assert await harness.run() == "done"
-        taken, done = reference(program, durations, FETCH_CYCLES, harness.config.queue_depth)
+        taken, done = reference(program, durations, harness.config)
         assert harness.taken == taken
         assert harness.cycle == done + 1
         assert harness.get("fault_cause") == 0
@@ -299,13 +324,11 @@ async def bench_faults(dut) -> None:
 
     async def works() -> None:
         program = random_program(source, 12)
-        harness.words = [encode(p) for p in program]
-        await harness.write_program()
         durations = [source.randint(1, 9) for _ in program]
         await harness.start(program, durations)
         assert await harness.run() == "done"
         assert harness.get("fault_cause") == harness.get("fault_index") == 0
-        taken, done = reference(program, durations, FETCH_CYCLES, harness.config.queue_depth)
+        taken, done = reference(program, durations, harness.config)
         assert harness.taken == taken and harness.cycle == done + 1
 
     for word in (b"\x06" + bytes(63), b"\x0f" + bytes(63), bytes(63) + b"\x80",
@@ -314,7 +337,7 @@ async def bench_faults(dut) -> None:
     await works()
     await harness.fails([fill, store, fill], Cause.PROGRAM_LENGTH, 3)
     await harness.fails([fill], Cause.PROGRAM_LENGTH, 0, length=0)
-    await harness.fails([fill], Cause.PROGRAM_LENGTH, 0, length=harness.config.program_length + 1)
+    await harness.fails([fill], Cause.PROGRAM_LENGTH, 0, length=MOST_INSTRUCTIONS + 1)
     await harness.fails([fill], Cause.PROGRAM_LENGTH, 0, length=1 << 31)
     await works()
 
@@ -329,34 +352,33 @@ async def bench_faults(dut) -> None:
 
     # 256 tokens that nobody takes.
     program = [Instruction("FILL", post_special=1, post_store=i < 10) for i in range(256)] + [halt]
-    if len(program) <= harness.config.program_length:
-        await harness.fails(program, Cause.TOKEN_OVERFLOW, 255, durations=[1] * 257)
-        program[100] = Instruction("STORE", wait_load=10)
-        harness.words = [encode(p) for p in program]
-        await harness.write_program()
-        await harness.start(program, [1] * 257)
-        assert await harness.run() == "done"
+    await harness.fails(program, Cause.TOKEN_OVERFLOW, 255, durations=[1] * 257)
+    program[100] = Instruction("STORE", wait_load=10)
+    await harness.start(program, [1] * 257)
+    assert await harness.run() == "done"
+
+    # Words that wait in a queue for a token of an instruction that would take their place.
+    late = harness.config.instruction_memory + harness.config.fetch_block
+    program = [Instruction("STORE", wait_load=1), store, *[fill] * late,
+               Instruction("FILL", post_store=1), halt]
+    await harness.fails(program, Cause.DEADLOCK, 0, durations=[1] * len(program))
 
     # The watchdog, and that each retirement puts it off.
     await harness.fails([fill, matmul, halt], Cause.WATCHDOG, 1, durations=[5, 5000, 1],
                         watchdog=200)
-    assert harness.cycle < FETCH_CYCLES + 5 + 200 + 40
+    assert harness.cycle < FETCH_LATENCY + 12 + 5 + 200 + 40
     program = [fill] * 10 + [halt]
-    harness.words = [encode(p) for p in program]
-    await harness.write_program()
     await harness.start(program, [90] * 11, watchdog=120)
     assert await harness.run() == "done"
-    harness.fetch_cycles = None
+    harness.fetch_works = False
     await harness.fails([fill, halt], Cause.WATCHDOG, 0, watchdog=50)
     assert harness.cycle == 50 + 2
-    harness.fetch_cycles = FETCH_CYCLES
+    harness.fetch_works = True
     await works()
 
     # A unit's fault; it is reported when the bus is quiet, and the first one stands.
     harness.failing = (Unit.EXECUTE, 1)
     await harness.fails([fill, matmul, store, halt], Cause.SEGMENT_RANGE, 1)
-    harness.words = [encode(p) for p in (fill, matmul, store, halt)]
-    await harness.write_program()
     await harness.start([fill, matmul, store, halt], [200, 30, 200, 0])
     dut.quiet.value = 0
     for _ in range(150):
@@ -375,8 +397,6 @@ async def bench_faults(dut) -> None:
     await works()
 
     # Reset: in a run it waits for the bus; at rest it takes a cycle. Neither is done nor a fault.
-    harness.words = [encode(p) for p in (fill, halt)]
-    await harness.write_program()
     await harness.start([fill, halt], [10_000, 0])
     dut.quiet.value = 0
     for _ in range(100):

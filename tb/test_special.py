@@ -10,7 +10,7 @@ from amaranth.hdl import Module, ResetInserter, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from ulpcore.decoder import index_width, unit_layout
+from ulpcore.decoder import unit_layout
 from ulpcore.scratchpad import ActivationScratchpad, ParameterMemory, ScratchpadWrite
 from ulpcore.simulation import run_vectors
 from ulpcore.special import Special
@@ -18,7 +18,7 @@ from ulpsim.config import EDGE, NANO, CoreConfig
 from ulpsim.cycles_special import special_cycles
 from ulpsim.formats import FORMATS, Format, Precision
 from ulpsim.interpreter import Machine
-from ulpsim.isa import Cause, Function, Instruction, Pool, Source, Unit
+from ulpsim.isa import INDEX_BITS, Cause, Function, Instruction, Pool, Source, Unit
 
 _SMALL = {"activation_bytes": 4096, "accumulator_depth": 64, "parameter_columns": 32}
 _CONFIGS = {
@@ -53,7 +53,7 @@ class _Bench(wiring.Component):
             "parameter_data": In(config.special_lanes * 128),
             "phase": Out(2),
             "retired": Out(1), "retired_post": Out(4), "busy": Out(1),
-            "fault": Out(1), "fault_cause": Out(8), "fault_index": Out(index_width(config)),
+            "fault": Out(1), "fault_cause": Out(8), "fault_index": Out(INDEX_BITS),
             "write": Out(1), "write_address": Out(20), "write_count": Out(4),
             "write_data": Out(128),
         })

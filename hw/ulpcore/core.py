@@ -103,6 +103,7 @@ class Core(wiring.Component):
             registers.fault_index.eq(sequencer.fault_index),
             registers.cycles.eq(sequencer.cycles),
             sequencer.quiet.eq(load.quiet & store.quiet),
+            load.fetch_first.eq(sequencer.fetch_first),
             sequencer.fetched.eq(load.fetched),
             sequencer.program_enable.eq(load.program_enable),
             sequencer.program_write_address.eq(load.program_address),

@@ -5,10 +5,10 @@ from typing import Any
 from amaranth.hdl import Cat, Const, Module, Signal, Value, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import exact_log2
 from ulpsim.config import CoreConfig
 from ulpsim.isa import (
     HEADER,
+    INDEX_BITS,
     INSTRUCTION_BITS,
     INSTRUCTIONS,
     Field,
@@ -16,12 +16,7 @@ from ulpsim.isa import (
     Unit,
 )
 
-__all__ = ["Decoder", "index_width", "unit_layout", "word_layout"]
-
-
-def index_width(config: CoreConfig) -> int:
-    """Bits of an instruction's place in the program."""
-    return exact_log2(config.program_length)
+__all__ = ["Decoder", "unit_layout", "word_layout"]
 
 
 def word_layout(row: InstructionType) -> data.FlexibleLayout:
@@ -46,7 +41,7 @@ def unit_layout(unit: Unit, config: CoreConfig) -> data.StructLayout:
                                      f"of the {unit.name.lower()} unit")
     return data.StructLayout({
         **{name: unsigned(width) for name, width in fields.items()},
-        "opcode": unsigned(HEADER[0].width), "index": unsigned(index_width(config)),
+        "opcode": unsigned(HEADER[0].width), "index": unsigned(INDEX_BITS),
         "post": unsigned(len(Unit))})
 
 
@@ -104,7 +99,7 @@ class Decoder(wiring.Component):
         self.config = config
         super().__init__({
             "word": In(INSTRUCTION_BITS),
-            "index": In(index_width(config)),
+            "index": In(INDEX_BITS),
             "legal": Out(1),
             "halt": Out(1),
             "units": Out(len(Unit)),

@@ -9,10 +9,10 @@ from amaranth.utils import exact_log2
 from ulpsim.config import SLOT_BITS, CoreConfig
 from ulpsim.cycles_execute import VECTOR_LATENCY
 from ulpsim.formats import Precision
-from ulpsim.isa import Cause, Unit
+from ulpsim.isa import INDEX_BITS, Cause, Unit
 
 from .addresses import AffineLoop, WindowWalker, saturate, saturating_add
-from .decoder import index_width, unit_layout
+from .decoder import unit_layout
 from .scratchpad import SCRATCHPAD_READ_LATENCY, WEIGHT_READ_LATENCY, require_config
 from .unit import unit_members
 
@@ -331,7 +331,7 @@ class _Feeder(wiring.Component):
             "mask": unsigned(config.rows), "swap": 1, "precision": unsigned(PRECISION_BITS),
             "activation_signed": 1, "vector_weight_signed": 1,
             "address": unsigned(self.accumulator_bits), "overwrite": 1, "last": 1,
-            "post": unsigned(len(Unit)), "index": unsigned(index_width(config)),
+            "post": unsigned(len(Unit)), "index": unsigned(INDEX_BITS),
         })
         super().__init__({
             "tiles": In(stream.Signature(_tile_layout(config))),

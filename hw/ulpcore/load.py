@@ -7,11 +7,10 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 from ulpsim.config import CoreConfig
-from ulpsim.isa import OPCODES, Cause, Segment, Target, Unit
+from ulpsim.isa import INDEX_BITS, OPCODES, Cause, Segment, Target, Unit
 
 from .bursts import Bursts
 from .bus import AXI4Read, Response, fixed_read
-from .decoder import index_width
 from .extent import Extent
 from .unit import unit_members
 
@@ -50,7 +49,10 @@ class Load(wiring.Component):
         way, whose beats are thrown away.
     fetch : In(stream)
         `address` (bytes, a multiple of 4) and `count` (instructions): copies them to the
-        instruction memory. `fetched` is the one-cycle pulse at its end.
+        instruction memory, the first as instruction `index` modulo its size. `fetched` is the
+        one-cycle pulse at its end.
+    fetch_first : In(1)
+        Of a fetch and an instruction that could both be taken, take the fetch.
     quiet : Out(1)
         No burst is under way.
     bus : Out(AXI4Read)
@@ -77,6 +79,7 @@ class Load(wiring.Component):
     fault_index: Signal
     busy: Signal
     stop: Signal
+    fetch_first: Signal
     fetched: Signal
     quiet: Signal
     phase: Signal
@@ -100,7 +103,9 @@ class Load(wiring.Component):
         super().__init__({
             **unit_members(Unit.LOAD, config),
             "fetch": In(stream.Signature(data.StructLayout({
-                "address": unsigned(32), "count": unsigned(index_width(config) + 1)}))),
+                "address": unsigned(32), "count": range(config.fetch_block + 1),
+                "index": unsigned(INDEX_BITS)}))),
+            "fetch_first": In(1),
             "fetched": Out(1),
             "quiet": Out(1),
             "bus": Out(AXI4Read()),
@@ -116,7 +121,7 @@ class Load(wiring.Component):
             "parameter_line": Out(range(max(2, config.parameter_columns // config.special_lanes))),
             "parameter_data": Out(self.group_bits * config.special_lanes),
             "program_enable": Out(1),
-            "program_address": Out(index_width(config) + 2),
+            "program_address": Out(range(4 * config.instruction_memory)),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -145,8 +150,10 @@ class Load(wiring.Component):
             row_beats.eq((instruction.length + 1) >> 1),
             self.busy.eq(checking | starting | running),
             self.quiet.eq(bursts.quiet),
-            self.instructions.ready.eq(~self.busy & ~halted),
-            self.fetch.ready.eq(~self.busy & ~halted & ~self.instructions.valid),
+            self.instructions.ready.eq(~self.busy & ~halted
+                                       & ~(self.fetch.valid & self.fetch_first)),
+            self.fetch.ready.eq(~self.busy & ~halted
+                                & (self.fetch_first | ~self.instructions.valid)),
         ]
         m.d.sync += [self.retired.eq(0), self.fetched.eq(0), self.fault.eq(0)]
 
@@ -159,6 +166,9 @@ class Load(wiring.Component):
                 instruction.rows.eq(1),
                 instruction.offset.eq(self.fetch.payload.address),
                 instruction.length.eq(self.fetch.payload.count << 5),
+                instruction.address.eq(
+                    self.fetch.payload.index[:exact_log2(config.instruction_memory)] << 5),
+                instruction.index.eq(self.fetch.payload.index),
                 fetching.eq(1),
                 starting.eq(1),
             ]

@@ -2,14 +2,31 @@
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Mux, ResetInserter, Signal, unsigned
+from amaranth.hdl import (
+    Array,
+    Cat,
+    Const,
+    Module,
+    Mux,
+    ResetInserter,
+    Signal,
+    Value,
+    unsigned,
+)
 from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 from ulpsim.config import CoreConfig
-from ulpsim.isa import INSTRUCTION_BITS, Cause, Unit
+from ulpsim.isa import (
+    INDEX_BITS,
+    INSTRUCTION_BITS,
+    INSTRUCTION_BYTES,
+    MOST_INSTRUCTIONS,
+    Cause,
+    Unit,
+)
 
-from .decoder import Decoder, index_width, unit_layout
+from .decoder import Decoder, unit_layout
 from .unit import UnitPort
 
 __all__ = ["Sequencer"]
@@ -23,14 +40,18 @@ _STILL_CYCLES = 32
 class Sequencer(wiring.Component):
     """Runs a program: fetch, dispatch in order, tokens, end.
 
-    A run begins with one cycle of `clear`; the next cycle is cycle 0 of the run, in which the
-    fetch of all instructions is offered to the load unit. The instruction memory has one read
-    port: the dispatcher has it in even cycles, the queues' heads in turn in odd ones (unit u when
-    the cycle is 2 u + 1 modulo 8). Queues hold places in the program only.
+    A run begins with one cycle of `clear`; the next cycle is cycle 0 of the run. The program
+    passes through the instruction memory, which has one read port: the dispatcher has it in even
+    cycles, the queues' heads in turn in odd ones (unit u when the cycle is 2 u + 1 modulo 8).
+    Queues hold places in the program only.
 
-    - Dispatch: an instruction is read in an even cycle, from the cycle after `fetched` on, checked
-      in the next, and put into its unit's queue in the one after, in which the next is read; if
-      the queue is full, in the first even cycle in which it is not. Up to
+    - Fetch: blocks of `fetch_block` instructions are asked for in order, one after the other,
+      as long as HALT has not been reached. A block takes the place of the one that lies the size
+      of the memory before it, from the cycle after the last of that one has left its queue. The
+      load unit puts its instructions first as long as a block waits to be dispatched.
+    - Dispatch: an instruction is read in an even cycle, from the cycle after its last word was
+      written on, checked in the next, and put into its unit's queue in the one after, in which
+      the next is read; if the queue is full, in the first even cycle in which it is not. Up to
       `queue_depth` instructions wait there, and one more at the head.
     - Head: when it is empty, the first of the queue (from the cycle after it was put there) is
       read in the unit's turn and stands at the head two cycles later.
@@ -40,11 +61,11 @@ class Sequencer(wiring.Component):
     - HALT: `done` when it has been reached, all queues and heads are empty and no unit is busy.
 
     Faults are those of the units, and ILLEGAL_INSTRUCTION (with the place of the word),
-    PROGRAM_LENGTH (no instructions, more than the memory holds, or no HALT: with the place after
-    the last), TOKEN_OVERFLOW (the poster), DEADLOCK (nothing moves: the earliest of the heads) and
-    WATCHDOG (the lowest busy unit's instruction). The first one wins, of several in one cycle
-    the first in this order. It stops all units, is latched, and is reported when no burst is under
-    way. `reset` stops in the same manner and ends in a cycle of `clear`.
+    PROGRAM_LENGTH (no instructions, too many, or no HALT: with the place after the last),
+    TOKEN_OVERFLOW (the poster), DEADLOCK (nothing moves: the earliest of the heads) and WATCHDOG
+    (the lowest busy unit's instruction). The first one wins, of several in one cycle the first in
+    this order. It stops all units, is latched, and is reported when no burst is under way.
+    `reset` stops in the same manner and ends in a cycle of `clear`.
 
     Members
     -------
@@ -68,7 +89,7 @@ class Sequencer(wiring.Component):
         Everything in the core but memories and registers is to be reset, phase counter included.
     quiet : In(1)
         Neither load nor store have a burst under way.
-    fetch, fetched, program_enable, program_write_address, data
+    fetch, fetch_first, fetched, program_enable, program_write_address, data
         To and from the load unit.
     load, execute, special, store : Out(UnitPort)
     """
@@ -86,6 +107,7 @@ class Sequencer(wiring.Component):
     cycles: Signal
     clear: Signal
     quiet: Signal
+    fetch_first: Signal
     fetched: Signal
     program_enable: Signal
     program_write_address: Signal
@@ -98,7 +120,6 @@ class Sequencer(wiring.Component):
 
     def __init__(self, *, config: CoreConfig) -> None:
         self.config = config
-        width = index_width(config)
         super().__init__({
             "start": In(1),
             "reset": In(1),
@@ -109,15 +130,17 @@ class Sequencer(wiring.Component):
             "done": Out(1),
             "fault": Out(1),
             "fault_cause": Out(8),
-            "fault_index": Out(width + 1),
+            "fault_index": Out(INDEX_BITS + 1),
             "cycles": Out(64),
             "clear": Out(1),
             "quiet": In(1),
             "fetch": Out(stream.Signature(data.StructLayout({
-                "address": unsigned(32), "count": unsigned(width + 1)}))),
+                "address": unsigned(32), "count": range(config.fetch_block + 1),
+                "index": unsigned(INDEX_BITS)}))),
+            "fetch_first": Out(1),
             "fetched": In(1),
             "program_enable": In(1),
-            "program_write_address": In(width + 2),
+            "program_write_address": In(range(4 * config.instruction_memory)),
             "data": In(_GROUP_BITS),
             **{unit.name.lower(): Out(UnitPort(unit=unit, config=config)) for unit in Unit},
         })
@@ -130,7 +153,8 @@ class Sequencer(wiring.Component):
         even = Signal()
         cause = Signal(Cause)
         cause_index = Signal.like(self.fault_index)
-        index = unsigned(index_width(self.config))
+        index = unsigned(INDEX_BITS)
+        place_bits = exact_log2(self.config.instruction_memory)
         stopping = Signal()
         m.d.comb += even.eq(~turn[0])
         m.d.sync += turn.eq(turn + 1)
@@ -138,7 +162,7 @@ class Sequencer(wiring.Component):
             m.d.comb += port.stop.eq(stopping)
 
         storage = memory.Memory(shape=unsigned(INSTRUCTION_BITS),
-                                depth=self.config.program_length, init=[])
+                                depth=self.config.instruction_memory, init=[])
         m.submodules.storage = storage
         write = storage.write_port(granularity=_GROUP_BITS)
         read = storage.read_port()
@@ -151,12 +175,15 @@ class Sequencer(wiring.Component):
         ]
         m.submodules.decoder = decoder = Decoder(config=self.config)
         read_index = Signal(index)
-        m.d.comb += [read.addr.eq(read_index), decoder.word.eq(read.data)]
+        m.d.comb += [read.addr.eq(read_index[:place_bits]), decoder.word.eq(read.data)]
         with m.If(read.en):
             m.d.sync += decoder.index.eq(read_index)
 
         # Dispatch.
-        place = Signal.like(self.fetch.payload.count)
+        place = Signal(INDEX_BITS + 1)
+        arrived = Signal(INDEX_BITS + 1)
+        with m.If(self.program_enable & quarter.all()):
+            m.d.sync += arrived.eq(arrived + 1)
         reading = Signal()
         pending = Signal()
         pending_index = Signal(index)
@@ -166,19 +193,21 @@ class Sequencer(wiring.Component):
         halted = Signal()
         queues = []
         for unit in Unit:
-            queue = fifo.SyncFIFO(width=index_width(self.config), depth=self.config.queue_depth)
+            queue = fifo.SyncFIFO(width=INDEX_BITS, depth=self.config.queue_depth)
             m.submodules[f"queue_{unit.name.lower()}"] = ResetInserter(self.clear)(queue)
             queues.append(queue)
         put = Signal()
         room = Signal()
         exhausted = Signal()
+        absent = Signal()
         m.d.comb += [
             room.eq((Cat(q.w_rdy for q in queues) & pending_units).any()),
             put.eq(running & even & pending & pending_legal & room),
             exhausted.eq(place == self.program_length[:len(place)]),
+            absent.eq(place == arrived),
         ]
         dispatcher_reads = Signal()
-        m.d.comb += dispatcher_reads.eq(running & even & ~halted & ~exhausted & (~pending | put))
+        m.d.comb += dispatcher_reads.eq(running & even & ~halted & ~absent & (~pending | put))
         m.d.sync += reading.eq(dispatcher_reads)
         with m.If(dispatcher_reads):
             m.d.comb += [read.en.eq(1), read_index.eq(place)]
@@ -197,6 +226,8 @@ class Sequencer(wiring.Component):
             m.d.comb += [queue.w_data.eq(pending_index), queue.w_en.eq(put & selected)]
         with m.If(running & even & pending & pending_legal & pending_halt):
             m.d.sync += [halted.eq(1), pending.eq(0)]
+
+        self._fetch(m, running & ~halted, put, arrived, queues)
 
         # Heads.
         tokens = [[Signal(_TOKEN_BITS, name=f"tokens_{giver.name}_{taker.name}".lower())
@@ -251,7 +282,6 @@ class Sequencer(wiring.Component):
         still = Signal(range(_STILL_CYCLES + 1))
         deadline = Signal(32)
         guarded = Signal()
-        fetching = Signal()
         with m.If(busy_units.any() | put | retired.any() | ~running
                   | Cat(port.instructions.valid for port in ports).any()):
             m.d.sync += still.eq(0)
@@ -263,19 +293,20 @@ class Sequencer(wiring.Component):
         for unit in reversed(Unit):
             with m.If(ports[unit.value].busy):
                 m.d.comb += lowest_busy.eq(unit.value)
-        earliest_head = (1 << index.width) - 1
-        for unit, port in zip(Unit, ports, strict=True):
-            least = Signal(index, name=f"earliest_head_{unit.name.lower()}")
-            head_index = port.instructions.payload.index
-            m.d.comb += least.eq(Mux(head_valid[unit.value] & (head_index < earliest_head),
-                                     head_index, earliest_head))
-            earliest_head = least
+        # Heads have not moved for long when this is looked at: each comparison has a cycle.
+        earliest_head = [Mux(head_valid[unit.value], port.instructions.payload.index,
+                             MOST_INSTRUCTIONS) for unit, port in zip(Unit, ports, strict=True)]
+        while len(earliest_head) > 1:
+            a, b = earliest_head[:2]
+            least = Signal(index, name=f"earliest_head_of_{len(earliest_head)}")
+            m.d.sync += least.eq(Mux(a < b, a, b))
+            earliest_head = [*earliest_head[2:], least]
         unit_fault = Cat(port.fault for port in ports)
-        with m.If(running | fetching):
+        with m.If(running):
             with m.If(guarded & (deadline == 0)):
                 m.d.comb += [cause.eq(Cause.WATCHDOG), cause_index.eq(taken_index[lowest_busy])]
             with m.If(still == _STILL_CYCLES):
-                m.d.comb += [cause.eq(Cause.DEADLOCK), cause_index.eq(earliest_head)]
+                m.d.comb += [cause.eq(Cause.DEADLOCK), cause_index.eq(earliest_head[0])]
             for unit in reversed(Unit):
                 with m.If(overflow[unit.value]):
                     m.d.comb += [cause.eq(Cause.TOKEN_OVERFLOW),
@@ -291,10 +322,6 @@ class Sequencer(wiring.Component):
         m.d.comb += trouble.eq((cause != Cause.NONE) | unit_fault.any())
 
         aborting = Signal()
-        m.d.comb += [
-            self.fetch.payload.address.eq(self.program_address),
-            self.fetch.payload.count.eq(self.program_length),
-        ]
 
         def or_stop() -> None:
             """In a state of a run: what overrides its own transitions."""
@@ -309,7 +336,6 @@ class Sequencer(wiring.Component):
         with m.FSM(name="state") as state:
             m.d.comb += [
                 self.busy.eq(~state.ongoing("IDLE")),
-                fetching.eq(state.ongoing("FETCH") | state.ongoing("RECEIVE")),
                 running.eq(state.ongoing("RUN")),
             ]
             with m.State("IDLE"):
@@ -320,19 +346,9 @@ class Sequencer(wiring.Component):
             with m.State("START"):
                 m.d.comb += self.clear.eq(1)
                 m.d.sync += self.cycles.eq(0)
-                m.next = "FETCH"
-                with m.If((self.program_length == 0)
-                          | (self.program_length > self.config.program_length)):
+                m.next = "RUN"
+                with m.If((self.program_length == 0) | (self.program_length > MOST_INSTRUCTIONS)):
                     m.d.comb += cause.eq(Cause.PROGRAM_LENGTH)
-                or_stop()
-            with m.State("FETCH"):
-                m.d.comb += self.fetch.valid.eq(1)
-                with m.If(self.fetch.ready):
-                    m.next = "RECEIVE"
-                or_stop()
-            with m.State("RECEIVE"):
-                with m.If(self.fetched):
-                    m.next = "RUN"
                 or_stop()
             with m.State("RUN"):
                 with m.If(halted & ~waiting.any() & ~busy_units.any() & ~trouble & ~self.reset):
@@ -350,17 +366,49 @@ class Sequencer(wiring.Component):
             with m.State("CLEAR"):
                 m.d.comb += self.clear.eq(1)
                 m.next = "IDLE"
-        with m.If(fetching | running | state.ongoing("STOP")):
+        with m.If(running | state.ongoing("STOP")):
             m.d.sync += self.cycles.eq(self.cycles + 1)
 
         with m.If(self.clear):
             m.d.sync += [
                 *(count.eq(0) for row in tokens for count in row),
                 *(taken.eq(0) for taken in taken_index),
-                turn.eq(0), place.eq(0), reading.eq(0), pending.eq(0), halted.eq(0),
+                turn.eq(0), place.eq(0), arrived.eq(0), reading.eq(0), pending.eq(0), halted.eq(0),
                 head_valid.eq(0), head_loading.eq(0), still.eq(0),
                 aborting.eq(self.reset), deadline.eq(self.watchdog), guarded.eq(self.watchdog != 0),
             ]
             with m.If(~trouble & ~self.reset):
                 m.d.sync += [stopping.eq(0), self.fault_cause.eq(0), self.fault_index.eq(0)]
         return m
+
+    def _fetch(self, m: Module, wanted: Value, put: Value, arrived: Value,
+               queues: list[fifo.SyncFIFO]) -> None:
+        """Ask for the next block while one is `wanted` and has room; `put` moves to a queue."""
+        block_bits = exact_log2(self.config.fetch_block)
+        blocks = self.config.instruction_memory >> block_bits
+        asked = Signal(INDEX_BITS + 1)
+        next_put = Signal.like(asked)
+        address = Signal(32)
+        left = Signal.like(asked)
+        # Of all that is still to be read, nothing may be as old as what the block replaces.
+        oldest = [(queue.r_rdy, queue.r_data) for queue in queues] + [(Const(1, 1), next_put)]
+        room = Cat(~valid | ((asked[block_bits:] - place[block_bits:])[:exact_log2(blocks) + 1]
+                             != blocks) for valid, place in oldest).all()
+        m.d.comb += [
+            self.fetch_first.eq(~(arrived - next_put)[block_bits:-1].any()),
+            left.eq(self.program_length[:len(left)] - asked),
+            self.fetch.valid.eq(wanted & (left != 0) & room),
+            self.fetch.payload.address.eq(address),
+            self.fetch.payload.index.eq(asked),
+            self.fetch.payload.count.eq(
+                Mux(left[block_bits:].any(), self.config.fetch_block, left)),
+        ]
+        with m.If(put):
+            m.d.sync += next_put.eq(next_put + 1)
+        with m.If(self.fetch.valid & self.fetch.ready):
+            m.d.sync += [
+                asked.eq(asked + self.fetch.payload.count),
+                address.eq(address + (self.config.fetch_block * INSTRUCTION_BYTES)),
+            ]
+        with m.If(self.clear):
+            m.d.sync += [asked.eq(0), next_put.eq(0), address.eq(self.program_address)]

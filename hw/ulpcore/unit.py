@@ -6,9 +6,9 @@ from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from ulpsim.config import CoreConfig
-from ulpsim.isa import Unit
+from ulpsim.isa import INDEX_BITS, Unit
 
-from .decoder import index_width, unit_layout
+from .decoder import unit_layout
 
 __all__ = ["UnitPort", "connect_unit", "unit_members"]
 
@@ -21,7 +21,7 @@ def unit_members(unit: Unit, config: CoreConfig) -> dict[str, wiring.Member]:
         "retired_post": Out(len(Unit)),
         "fault": Out(1),
         "fault_cause": Out(8),
-        "fault_index": Out(index_width(config)),
+        "fault_index": Out(INDEX_BITS),
         "busy": Out(1),
         "stop": In(1),
     }

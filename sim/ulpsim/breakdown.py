@@ -14,7 +14,7 @@ __all__ = ["CAUSES", "breakdown"]
 CAUSES = {
     "multiply": "a vector enters the array",
     "short tile": "a tile has fewer vectors than the minimum tile period",
-    "fetch": "the program is being fetched",
+    "fetch": "the instruction has not been fetched yet",
     "load": "a token of the load unit is missing: inputs, weights or parameters",
     "execute": "a token of the execute unit is missing",
     "special": "a token of the special unit is missing: accumulators or the layer before",
@@ -51,8 +51,9 @@ def breakdown(prediction: Prediction, program: Sequence[Instruction], labels: Se
         label = labels[span.index]
         first, tiles, vectors = _tiles(span, instruction, config)
         period = max(vectors, config.minimum_tile_period)
-        spend(label, "fetch", prediction.fetched + 1)
         spend(label, "short tile", min(period_end, first))
+        if not span.waited_for:
+            spend(label, "fetch", min(prediction.arrived[span.index], first))
         cause = span.waited_for.name.lower() if span.waited_for else "dispatch"
         spend(label, cause, min(span.offered, first))
         spend(label, "start", first)

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import evaluation, integers
 from .config import SLOT_BYTES, CoreConfig
 from .fusion import CompileError, Fused, Tensor, fuse
-from .isa import Instruction, Segment
+from .isa import MOST_INSTRUCTIONS, Instruction, Segment
 from .network import Network
 from .placement import with_pieces
 from .resident import ResidentSchedule
@@ -166,9 +166,9 @@ def _finish(attempt: _Attempt, fused: Fused, config: CoreConfig) -> Compiled:
             parameters=parameters).steps()]
     steps = [*with_pieces(parts, config), Step("", Instruction("HALT"))]
     network, tensors = fused.network, fused.tensors
-    if len(steps) > config.program_length:
+    if len(steps) > MOST_INSTRUCTIONS:
         raise CompileError(network.output_name, f"{attempt.batch} images need a program of "
-                           f"{len(steps)} instructions; the core holds {config.program_length}")
+                           f"{len(steps)} instructions; the most is {MOST_INSTRUCTIONS}")
     try:
         program = with_tokens([step.instruction for step in steps], config)
     except TokenError as error:

@@ -40,8 +40,8 @@ class CoreConfig:
         Sizes of the activation scratchpad and of the weight scratchpad.
     parameter_columns
         Columns for which scale, bias, residual scale and upper bound can be held.
-    program_length
-        Instructions that the instruction memory holds.
+    instruction_memory
+        Instructions held; programs of any length pass through, fetched ahead in blocks.
     queue_depth
         Instructions waiting in front of each unit.
     special_lanes
@@ -78,7 +78,7 @@ class CoreConfig:
     activation_bytes: int = 64 * 1024
     weight_bytes: int = 64 * 1024
     parameter_columns: int = 512
-    program_length: int = 1024
+    instruction_memory: int = 256
     queue_depth: int = 16
     special_lanes: int = 2
     special_functions: bool = False
@@ -90,6 +90,8 @@ class CoreConfig:
     banks = 8
     #: Cycles in which each user of the scratchpad's shared port has its turn once.
     phases = 4
+    #: Instructions that are fetched at a time.
+    fetch_block = 16
 
     def __post_init__(self) -> None:
         if not (isinstance(self.name, str) and self.name.isidentifier()):
@@ -123,7 +125,7 @@ class CoreConfig:
 
     def _require_powers_of_two(self) -> None:
         for name in ("rows", "columns", "lanes", "accumulator_depth", "activation_bytes",
-                     "weight_bytes", "parameter_columns", "program_length", "special_lanes",
+                     "weight_bytes", "parameter_columns", "instruction_memory", "special_lanes",
                      "bus_bytes", "burst_beats", "outstanding_reads"):
             value = getattr(self, name)
             if value & (value - 1):
@@ -156,13 +158,14 @@ class CoreConfig:
                 f"{2 * self.minimum_tile_period}, not {self.accumulator_depth}")
         limits = {"accumulator_depth": 1 << 12, "activation_bytes": SLOT_BYTES << 20,
                   "weight_bytes": SLOT_BYTES << 20, "parameter_columns": 1 << 12,
-                  "program_length": 1 << 12}
+                  "instruction_memory": 1 << 12}
         for name, limit in limits.items():
             if getattr(self, name) > limit:
                 raise ValueError(f"{name} must be at most {limit}, what the instruction's fields "
                                  f"can address, not {getattr(self, name)}")
         for name, least in (("activation_bytes", 1024), ("weight_bytes", 1024),
-                            ("parameter_columns", self.column_lanes), ("program_length", 16)):
+                            ("parameter_columns", self.column_lanes),
+                            ("instruction_memory", 2 * self.fetch_block)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
 
@@ -233,7 +236,7 @@ NANO = CoreConfig(
     activation_bytes=16 * 1024,
     weight_bytes=16 * 1024,
     parameter_columns=128,
-    program_length=256,
+    instruction_memory=64,
 )
 NAMED = {config.name: config for config in (EDGE, NANO)}
 

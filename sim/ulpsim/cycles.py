@@ -5,15 +5,16 @@ instruction is put into its queue, stands at its head, has its tokens, is taken 
 retires. How long a unit takes is a closed form of its own module (`cycles_memory`,
 `cycles_execute`, `cycles_special`); the rules of the sequencer (`ulpcore.sequencer`) are here.
 
-Cycle 0 is the one in which the fetch of the program is offered. The phase of the scratchpad's
+Cycle 0 is the one in which the fetch of the first block is offered. The phase of the scratchpad's
 shared port in cycle t is t mod 4.
 """
 
+import bisect
 import dataclasses
 from collections.abc import Mapping, Sequence
 
 from .config import CoreConfig
-from .isa import Instruction, Segment, Unit
+from .isa import INSTRUCTION_BYTES, Instruction, Segment, Unit
 
 __all__ = ["DeadlockError", "Prediction", "Span", "predict"]
 
@@ -45,10 +46,13 @@ class Span:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """Cycles of a whole run, as the core's CYCLES register counts them, and what ran when."""
+    """Cycles of a whole run, as the core's CYCLES register counts them, and what ran when.
+
+    `arrived` says from which cycle on each instruction was in the instruction memory.
+    """
 
     cycles: int
-    fetched: int
+    arrived: tuple[int, ...]
     spans: tuple[Span, ...]
 
 
@@ -72,25 +76,36 @@ def predict(program: Sequence[Instruction], config: CoreConfig, *, program_addre
 
 
 class _Run:
+    """Everything but the load unit goes as far as it can; then that does one thing more.
+
+    The load unit serves two: its queue and the fetch of the program. What it does next depends
+    only on which of them asks first, and what has not been found out by then comes of what it
+    does.
+    """
+
     def __init__(self, program: Sequence[Instruction], config: CoreConfig, program_address: int,
                  segments: Mapping[Segment, tuple[int, int]], latency: int) -> None:
         names = [instruction.name for instruction in program]
         if "HALT" not in names:
             raise ValueError("a program must hold HALT")
         from .cycles_execute import Execute
-        from .cycles_memory import Load, Store, fetch_cycles
+        from .cycles_memory import Load, Store
         from .cycles_special import Special
 
+        self.config = config
         self.program = program[:names.index("HALT")]
-        self.depth = config.queue_depth
+        #: Instructions that may be fetched: also those behind HALT.
+        self.length = len(program)
+        self.address = program_address
+        self.load = Load(config, segments, latency)
         self.timing = {
-            Unit.LOAD: Load(config, segments, latency),
+            Unit.LOAD: self.load,
             Unit.EXECUTE: Execute(config),
             Unit.SPECIAL: Special(config),
             Unit.STORE: Store(config, segments, latency),
         }
-        # The fetch brings the whole program, also what stands behind its HALT.
-        self.fetched = fetch_cycles(config, program_address, len(program), latency)
+        #: From which cycle on each instruction is in the instruction memory.
+        self.arrived: list[int] = []
         self.queues: dict[Unit, list[int]] = {unit: [] for unit in Unit}
         self.put: list[int] = []
         self.heads: dict[Unit, list[int]] = {unit: [] for unit in Unit}
@@ -100,9 +115,14 @@ class _Run:
         self.taken_tokens = dict.fromkeys(self.posts, 0)
 
     def finish(self) -> Prediction:
-        # Any list, not a generator: every unit is to advance as far as it can in each round.
-        while any([self._dispatch(), *[self._advance(unit) for unit in Unit]]):
-            pass
+        others = [unit for unit in Unit if unit is not Unit.LOAD]
+        while True:
+            # Any list, not a generator: every unit is to advance as far as it can in each round.
+            while any([self._dispatch(), self._read_head(Unit.LOAD),
+                       *[self._advance(unit) for unit in others]]):
+                pass
+            if not self._serve():
+                break
         if len(self.put) < len(self.program) or any(
                 len(self.spans[unit]) < len(self.queues[unit]) for unit in Unit):
             stuck = min(self.queues[unit][len(self.spans[unit])] for unit in Unit
@@ -111,26 +131,67 @@ class _Run:
         spans = sorted((span for spans in self.spans.values() for span in spans),
                        key=lambda span: span.index)
         halted = self._next_put() + 1
-        done = max([halted, *(span.retired for span in spans)])
-        return Prediction(done + 1, self.fetched, tuple(spans))
+        done = max([halted, self.load.free, *(span.retired for span in spans)])
+        return Prediction(done + 1, tuple(self.arrived), tuple(spans))
+
+    def _serve(self) -> bool:
+        """The load unit takes what asks first, an instruction or the fetch of a block."""
+        offers = [offer for offer in (self._fetch_asked(), self._offered(Unit.LOAD)) if offer]
+        if not offers:
+            return False
+        cycle = max(self.load.free, min(offer[0] for offer in offers))
+        offers = [offer for offer in offers if offer[0] <= cycle]
+        if len(offers) == 2:
+            waiting = len(self.arrived) - bisect.bisect_left(self.put, cycle)
+            offers = offers[:1] if waiting < self.config.fetch_block else offers[1:]
+        if len(offers[0]) == 1:
+            first = len(self.arrived)
+            count = min(self.config.fetch_block, self.length - first)
+            self.arrived += self.load.fetch(self.address + first * INSTRUCTION_BYTES, count, cycle)
+        else:
+            self._take(Unit.LOAD, *offers[0])
+        return True
+
+    def _fetch_asked(self) -> tuple[int] | None:
+        """When the next block is asked for, if that is known."""
+        first = len(self.arrived)
+        if first >= self.length:
+            return None
+        # The first instruction that may still wait in a queue.
+        gone = first + self.config.fetch_block - self.config.instruction_memory
+        asked = 0
+        if gone > 0:
+            if gone > len(self.put):
+                return None
+            for unit, queue in self.queues.items():
+                count = bisect.bisect_left(queue, gone)
+                if count > len(self.heads[unit]):
+                    return None
+                if count:
+                    asked = max(asked, self.heads[unit][count - 1] + 1)
+        halted = self._next_put() if len(self.put) == len(self.program) < first else None
+        if halted is not None and max(asked, self.load.free) > halted:
+            return None
+        return (asked,)
 
     def _next_put(self) -> int:
-        """The first cycle in which the next instruction can be put into a queue."""
-        if self.put:
-            return self.put[-1] + 2
-        first_read = self.fetched + 1
-        return first_read + first_read % 2 + 2
+        """The first cycle in which the next instruction, which is there, can be put."""
+        index = len(self.put)
+        read = self.arrived[index] + self.arrived[index] % 2
+        if index:
+            read = max(read, self.put[-1])
+        return read + 2
 
     def _dispatch(self) -> bool:
         moved = False
-        while len(self.put) < len(self.program):
+        while len(self.put) < min(len(self.program), len(self.arrived)):
             index = len(self.put)
             unit = self.program[index].unit
             assert unit is not None
             queue = self.queues[unit]
             cycle = self._next_put()
-            if len(queue) >= self.depth:
-                leaving = len(queue) - self.depth
+            if len(queue) >= self.config.queue_depth:
+                leaving = len(queue) - self.config.queue_depth
                 if leaving >= len(self.heads[unit]):
                     break
                 room = self.heads[unit][leaving] + 1
@@ -140,36 +201,53 @@ class _Run:
             moved = True
         return moved
 
-    def _advance(self, unit: Unit) -> bool:
-        moved = False
-        while len(self.spans[unit]) < len(self.queues[unit]):
-            place = len(self.spans[unit])
-            index = self.queues[unit][place]
-            instruction = self.program[index]
-            if len(self.heads[unit]) == place:
-                ready = self.put[index] + 1
-                if place:
-                    ready = max(ready, self.spans[unit][-1].taken + 1)
-                self.heads[unit].append(
-                    ready + (2 * unit.value + 1 - ready) % _TURNS)
-                moved = True
-            offered, waited_for = self.heads[unit][place] + _HEAD_LATENCY, None
-            needs = {}
-            for giver in Unit:
-                wait = instruction[f"wait_{giver.name.lower()}"]
-                if wait:
-                    needs[giver] = self.taken_tokens[giver, unit] + wait
-            if any(len(self.posts[giver, unit]) < need for giver, need in needs.items()):
-                break
-            for giver, need in needs.items():
+    def _read_head(self, unit: Unit) -> bool:
+        """Let the next instruction of a queue come to its head, if it is there."""
+        place = len(self.spans[unit])
+        if len(self.heads[unit]) > place or len(self.queues[unit]) <= place:
+            return False
+        ready = self.put[self.queues[unit][place]] + 1
+        if place:
+            ready = max(ready, self.spans[unit][-1].taken + 1)
+        self.heads[unit].append(ready + (2 * unit.value + 1 - ready) % _TURNS)
+        return True
+
+    def _offered(self, unit: Unit) -> tuple[int, Unit | None] | None:
+        """When the head is offered, and whose token came last, if all are known."""
+        place = len(self.spans[unit])
+        if len(self.heads[unit]) == place:
+            return None
+        instruction = self.program[self.queues[unit][place]]
+        offered, waited_for = self.heads[unit][place] + _HEAD_LATENCY, None
+        for giver in Unit:
+            wait = instruction[f"wait_{giver.name.lower()}"]
+            if wait:
+                need = self.taken_tokens[giver, unit] + wait
+                if len(self.posts[giver, unit]) < need:
+                    return None
                 token = self.posts[giver, unit][need - 1] + 1
                 if token > offered:
                     offered, waited_for = token, giver
-                self.taken_tokens[giver, unit] = need
-            taken, retired = self.timing[unit].take(instruction, offered)
-            self.spans[unit].append(Span(index, offered, taken, retired, waited_for))
-            for taker in Unit:
-                if instruction[f"post_{taker.name.lower()}"]:
-                    self.posts[unit, taker].append(retired)
+        return offered, waited_for
+
+    def _take(self, unit: Unit, offered: int, waited_for: Unit | None) -> None:
+        index = self.queues[unit][len(self.spans[unit])]
+        instruction = self.program[index]
+        for giver in Unit:
+            self.taken_tokens[giver, unit] += instruction[f"wait_{giver.name.lower()}"]
+        taken, retired = self.timing[unit].take(instruction, offered)
+        self.spans[unit].append(Span(index, offered, taken, retired, waited_for))
+        for taker in Unit:
+            if instruction[f"post_{taker.name.lower()}"]:
+                self.posts[unit, taker].append(retired)
+
+    def _advance(self, unit: Unit) -> bool:
+        moved = False
+        while len(self.spans[unit]) < len(self.queues[unit]):
+            moved |= self._read_head(unit)
+            offer = self._offered(unit)
+            if offer is None:
+                break
+            self._take(unit, *offer)
             moved = True
         return moved

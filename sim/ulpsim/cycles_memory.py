@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from .config import CoreConfig
 from .isa import INSTRUCTION_BYTES, Instruction, Segment, Target
 
-__all__ = ["Load", "Store", "fetch_cycles"]
+__all__ = ["Load", "Store"]
 
 #: Cycles from taking an instruction until it has been checked and begins.
 CHECK_CYCLES = 19
@@ -29,6 +29,9 @@ _PHASES = CoreConfig.phases
 _LOAD_PHASE = 0
 _STORE_PHASE = 1
 _READ_LATENCY = 3
+#: Cycles from the last beat of a group until what it holds can be read.
+_WRITE_LATENCY = 3
+_INSTRUCTION_BEATS = INSTRUCTION_BYTES // _BEAT
 
 
 def _turn(cycle: int, phase: int) -> int:
@@ -78,24 +81,22 @@ def _require(config: CoreConfig, latency: int) -> None:
         raise ValueError(f"latency must be at least {_LEAST_LATENCY}, not {latency!r}")
 
 
-def _last_beat(config: CoreConfig, begin: int, latency: int, bursts: Iterable[int]) -> int:
-    """The cycle of the last beat of reads that are never held up."""
+def _beats(config: CoreConfig, begin: int, latency: int,
+           bursts: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """(cycle of the first beat, beats) of each burst of reads that are never held up."""
     issue = _Issue(begin, config.outstanding_reads)
     end = begin
     for beats in bursts:
-        end = max(issue.next() + 1 + latency, end + 1) + beats - 1
+        first = max(issue.next() + 1 + latency, end + 1)
+        end = first + beats - 1
         issue.ended(end)
-    return end
+        yield first, beats
 
 
-def fetch_cycles(config: CoreConfig, address: int, count: int, latency: int) -> int:
-    """The cycle in which `count` instructions from byte `address` have been fetched.
-
-    The fetch is taken in cycle 0.
-    """
-    _require(config, latency)
-    rows = [(address, count * INSTRUCTION_BYTES // _BEAT)]
-    return _last_beat(config, 1, latency, _bursts(rows, config.burst_beats)) + 3
+def _last_beat(config: CoreConfig, begin: int, latency: int, bursts: Iterable[int]) -> int:
+    """The cycle of the last beat of reads that are never held up."""
+    *_, (first, beats) = _beats(config, begin, latency, bursts)
+    return first + beats - 1
 
 
 class _Unit:
@@ -139,13 +140,31 @@ class Load(_Unit):
         Of the memory, at least 2.
     """
 
+    def fetch(self, address: int, count: int, taken: int) -> list[int]:
+        """From which cycles on instructions are there, if their fetch is taken in cycle `taken`.
+
+        The last one says when the unit is free again.
+        """
+        rows = [(address, count * INSTRUCTION_BYTES // _BEAT)]
+        arrived: list[int] = []
+        left = _INSTRUCTION_BEATS
+        for first, beats in _beats(self.config, taken + 1, self.latency,
+                                   _bursts(rows, self.config.burst_beats)):
+            last = first + left - 1
+            while last < first + beats:
+                arrived.append(last + _WRITE_LATENCY)
+                last += _INSTRUCTION_BEATS
+            left = last - (first + beats) + 1
+        self.free = arrived[-1]
+        return arrived
+
     def _retired(self, instruction: Instruction, begin: int) -> int:
         if instruction.name == "FILL":
             groups = instruction["rows"] * -(-instruction["length"] // _GROUP_SLOTS)
             return _turn(begin + 2, _LOAD_PHASE) + _PHASES * (groups - 1) + 1
         bursts = _bursts(self._rows(instruction, "source_pitch"), self.config.burst_beats)
         if Target(instruction["target"]) is not Target.ACTIVATIONS:
-            return _last_beat(self.config, begin, self.latency, bursts) + 3
+            return _last_beat(self.config, begin, self.latency, bursts) + _WRITE_LATENCY
         return self._activations(instruction, begin, bursts)
 
     def _activations(self, instruction: Instruction, begin: int, bursts: Iterator[int]) -> int:

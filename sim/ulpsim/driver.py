@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from .compiler import Compiled
 from .config import CoreConfig
 from .interpreter import Machine, Result
-from .isa import INSTRUCTION_BYTES, Cause, Segment, encode_program
+from .isa import INSTRUCTION_BYTES, MOST_INSTRUCTIONS, Cause, Segment, encode_program
 from .registers import BY_NAME, WATCHDOG_RESET, Access, Control, Status, constants
 
 __all__ = ["Bus", "CoreError", "Driver", "ModelBus", "Placement", "place"]
@@ -183,7 +183,7 @@ class ModelBus:
             segment: (values[f"SEGMENT_{segment.value}_BASE"],
                       values[f"SEGMENT_{segment.value}_SIZE"]) for segment in Segment}
         size = values["PROGRAM_LENGTH"] * INSTRUCTION_BYTES
-        if not 0 < size <= self.machine.config.program_length * INSTRUCTION_BYTES:
+        if not 0 < size <= MOST_INSTRUCTIONS * INSTRUCTION_BYTES:
             return Result(Cause.PROGRAM_LENGTH, 0)
         first = values["PROGRAM_ADDRESS"]
         if first + size > len(self.memory):

@@ -29,8 +29,8 @@ stands what the table leaves open:
   queue as soon as the tokens are there that it waits for. Here, of all instructions that can start
   the first of the program does so, and nothing is queued while one can: programs whose tokens
   come from earlier instructions run in program order. When nothing can start and the next
-  instruction is HALT or does not fit its queue (`queue_depth` and the one that waits to start),
-  that is a DEADLOCK.
+  instruction is HALT, does not fit its queue (`queue_depth` and the one that waits to start), or
+  is to be fetched to the place of one that still waits in a queue, that is a DEADLOCK.
 - Tokens are counted up to 255 for each pair of units; all counts start from zero.
 - The core finds a fault when it gets there, and units run side by side: if a program has several
   faults, or only one but work under way beside it, then which one is reported and what has been
@@ -50,6 +50,7 @@ from .formats import Format, Precision
 from .integers import pack, unpack_codes
 from .isa import (
     INSTRUCTION_BYTES,
+    MOST_INSTRUCTIONS,
     Cause,
     Function,
     Instruction,
@@ -79,9 +80,9 @@ class Result:
     """How a program ended.
 
     `cause` is NONE if it reached HALT. `index` is the place in the program of the instruction at
-    fault: without a HALT the last one; for DEADLOCK the one that waits in the first of the units
-    (in the order of `Unit`) in which one does; 0 if no instruction is. `multiply_adds` counts
-    those of elements in the MATMULs that were run.
+    fault: without a HALT the last one; for DEADLOCK the first of the program of those that wait at
+    the head of a queue; 0 if no instruction is. `multiply_adds` counts those of elements in the
+    MATMULs that were run.
     """
 
     cause: Cause
@@ -346,7 +347,7 @@ class Machine:
                 raise ValueError(f"base of segment {segment.name} must be a multiple of "
                                  f"{self.config.bus_bytes}, not {base}")
         length = len(words) // INSTRUCTION_BYTES
-        if not 1 <= length <= self.config.program_length:
+        if not 1 <= length <= MOST_INSTRUCTIONS:
             return Result(Cause.PROGRAM_LENGTH, 0)
         return self._run(words, length)
 
@@ -387,12 +388,17 @@ class Machine:
             except ValueError:
                 return Result(Cause.ILLEGAL_INSTRUCTION, position, multiply_adds)
             waiting = [queue[0][0] for queue in queues.values() if queue]
+            # A block of the program takes the place of another, of which none may wait in a queue.
+            block = position // self.config.fetch_block
+            gone = (block + 1) * self.config.fetch_block - self.config.instruction_memory
+            if any(len(queue) > 1 and queue[1][0] < gone for queue in queues.values()):
+                return Result(Cause.DEADLOCK, min(waiting), multiply_adds)
             if instruction.unit is None:
                 if waiting:
-                    return Result(Cause.DEADLOCK, waiting[0], multiply_adds)
+                    return Result(Cause.DEADLOCK, min(waiting), multiply_adds)
                 return Result(Cause.NONE, 0, multiply_adds)
             if len(queues[instruction.unit]) > self.config.queue_depth:
-                return Result(Cause.DEADLOCK, waiting[0], multiply_adds)
+                return Result(Cause.DEADLOCK, min(waiting), multiply_adds)
             queues[instruction.unit].append((position, instruction))
             position += 1
 

@@ -18,9 +18,11 @@ from .formats import Precision
 
 __all__ = [
     "HEADER",
+    "INDEX_BITS",
     "INSTRUCTIONS",
     "INSTRUCTION_BITS",
     "INSTRUCTION_BYTES",
+    "MOST_INSTRUCTIONS",
     "OPCODES",
     "Cause",
     "Field",
@@ -43,6 +45,9 @@ __all__ = [
 
 INSTRUCTION_BITS = 512
 INSTRUCTION_BYTES = INSTRUCTION_BITS // 8
+#: Bits of an instruction's place in a program, and the most instructions that one can have.
+INDEX_BITS = 20
+MOST_INSTRUCTIONS = (1 << INDEX_BITS) - 1
 
 
 class Unit(enum.Enum):
