@@ -91,7 +91,7 @@ def test_random_networks(config, seed):
             refused += 1
             continue
         images = images_for(network, rng, batch)
-        assert np.array_equal(run(compiled, images), evaluate(network, images, config.rows)), \
+        assert np.array_equal(run(compiled, images), evaluate(network, images, config)), \
             f"seed {number}"
         compared += 1
     assert compared >= 24, f"{refused} refused"
@@ -114,7 +114,7 @@ def test_random_streamed_networks(config, seed):
             assert "core" in str(error) or "array's" in str(error), f"seed {number}: {error}"
             continue
         images = images_for(network, rng, batch)
-        assert np.array_equal(run(compiled, images), evaluate(network, images, config.rows)), \
+        assert np.array_equal(run(compiled, images), evaluate(network, images, config)), \
             f"seed {number}"
         compared += 1
         striped += len(compiled.instructions_of("image")) > batch * len(network.consumers("image"))
@@ -132,7 +132,7 @@ def test_larger_than_the_scratchpad(rng):
     compiled = compile_network(network, CONFIGS["edge-small"], 1)
     assert compiled.segment_bytes[Segment.WORKSPACE]
     images = images_for(network, rng, 1)
-    assert np.array_equal(run(compiled, images), evaluate(network, images, 8))
+    assert np.array_equal(run(compiled, images), evaluate(network, images))
 
 
 @pytest.mark.parametrize("name", ["fp16", "int8", "int4", "int2"])
@@ -156,7 +156,7 @@ def test_trained_networks_on_the_small_core(name, rng):
     network = network.with_output(Stored(FORMATS["INT8"], 0.25))
     compiled = compile_network(network, NANO)
     images = images_for(network, rng, compiled.batch)
-    assert np.array_equal(run(compiled, images), evaluate(network, images, NANO.rows))
+    assert np.array_equal(run(compiled, images), evaluate(network, images, NANO))
 
 
 @pytest.mark.parametrize("kind", FORMATS, ids=str)
@@ -224,7 +224,7 @@ def test_images_side_by_side(kind, config, batch, rng):
         shape=(8, 8, 3), kind=kind)
     images = images_for(network, rng, batch)
     assert np.array_equal(run(compile_network(network, config, batch), images),
-                          evaluate(network, images, config.rows))
+                          evaluate(network, images, config))
 
 
 def test_batches_and_missing_images(rng):

@@ -10,12 +10,14 @@ from amaranth.hdl import Module, ResetInserter, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from test_fixed_point import random_words
 from ulpcore.decoder import unit_layout
 from ulpcore.scratchpad import ActivationScratchpad, ParameterMemory, ScratchpadWrite
 from ulpcore.simulation import run_vectors
 from ulpcore.special import Special
 from ulpsim.config import EDGE, NANO, CoreConfig
 from ulpsim.cycles_special import special_cycles
+from ulpsim.fixed_point import words
 from ulpsim.formats import FORMATS, Format, Precision
 from ulpsim.interpreter import Machine
 from ulpsim.isa import INDEX_BITS, Cause, Function, Instruction, Pool, Source, Unit
@@ -173,8 +175,18 @@ def _machine(rng: np.random.Generator, config: CoreConfig) -> Machine:
     parameters = rng.standard_normal(machine.parameters.shape) * [0.25, 8, 0.25, 1]
     parameters[:, 3] = np.abs(parameters[:, 3]) * 16
     machine.parameters[:] = parameters.astype(np.float32).view(np.uint32)
+    if not config.has_float:
+        machine.parameters[:] = _integer_parameters(rng, config.parameter_columns)
     machine.parameters[-1] = [0x7F800000, 0x80000001, 0x7F7FFFFF, 0x80000001]
     return machine
+
+
+def _integer_parameters(rng: np.random.Generator, columns: int) -> np.ndarray:
+    """Mostly those of usual numbers; at times any."""
+    usual = words(rng.standard_normal(columns) * 10.0 ** rng.uniform(-6, 0, columns),
+                  rng.standard_normal(columns) * 8, rng.standard_normal(columns),
+                  np.abs(rng.standard_normal(columns)) * 30)
+    return np.where(rng.random((columns, 1)) < 0.2, random_words(rng, (columns, 4)), usual)
 
 
 def _formats(config: CoreConfig) -> list[Format]:

@@ -24,6 +24,9 @@ without `special_functions` and with them:
            33   or: columns combined by `row_reduction`
            51   written to the row scalars
 
+Without floating point the lanes are those of `fixed_point`, with the first column's cycles from the
+residual and the upper bound on.
+
 With a source and a residual both in the scratchpad a vector takes two turns: its source is read
 in the first, its residual in the second one after the next. Reducing takes three turns more for
 each window. In these turns nothing enters the pipeline.
@@ -46,6 +49,7 @@ from ulpsim.isa import Cause, Function, Pool, Source, Unit
 
 from .accumulators import ACCUMULATOR_BITS, ACCUMULATOR_READ_LATENCY
 from .addresses import saturate
+from .fixed_point import FixedPointLane
 from .float32 import (
     Add,
     FromInteger,
@@ -138,11 +142,13 @@ class Special(wiring.Component):
         last_turn = write_turn + (_REDUCE_TURNS if extended else 0)
         instruction = Signal(self.instructions.payload.shape())
         m.submodules.addresses = addresses = _Addresses(config=config)
-        take, waiting, live, failed = Signal(), Signal(), Signal(), Signal()
-        halted, turn_ends, wrong = Signal(), Signal(), Signal()
+        take, waiting, live, failed = (Signal(name=name) for name in (
+            "take", "waiting", "live", "failed"))
+        halted, turn_ends, wrong = (Signal(name=name) for name in (
+            "halted", "turn_ends", "wrong"))
         pause = Signal(3)           # turns until the next vector's own
-        enters, stepping = Signal(), Signal()
-        error = Signal(Cause)
+        enters, stepping = Signal(name="enters"), Signal(name="stepping")
+        cause = Signal(Cause)
         m.d.comb += [
             halted.eq(self.stop | failed),
             turn_ends.eq(phase == _END),
@@ -152,8 +158,7 @@ class Special(wiring.Component):
             stepping.eq(turn_ends & enters),
             addresses.start.eq(take),
             addresses.step.eq(stepping),
-            error.eq(self._error(m, instruction, addresses)),
-            wrong.eq((waiting | live) & (error != Cause.NONE) & ~halted),
+            wrong.eq((cause != Cause.NONE) & ~halted),
         ]
         first = self.instructions.payload
         for name in ("accumulator", "residual_address", "address"):
@@ -188,10 +193,13 @@ class Special(wiring.Component):
                     instruction.reduce & addresses.window_last, _REDUCE_PAUSE, 0))
             with m.Elif(turn_ends & live):
                 m.d.sync += pause.eq(pause - 1)
-        m.d.sync += self.fault.eq(wrong)
+        # A cycle later than seen: long before the first write.
+        m.d.sync += [self.fault.eq(wrong), cause.eq(Cause.NONE)]
+        with m.If(waiting | live):
+            m.d.sync += cause.eq(self._error(m, instruction, addresses))
         with m.If(wrong):
             m.d.sync += [failed.eq(1), waiting.eq(0), live.eq(0), self.busy.eq(0),
-                         self.fault_cause.eq(error), self.fault_index.eq(instruction.index)]
+                         self.fault_cause.eq(cause), self.fault_index.eq(instruction.index)]
 
         # What a turn must know of its vector. `address` is the row's if it `reduces`.
         turn = data.StructLayout({"enters": 1, "window_first": 1, "window_last": 1, "last": 1,
@@ -234,7 +242,8 @@ class Special(wiring.Component):
         window_first = delay(m, turns[4 + function_turns].window_first, 2, name="window_first")
         passes = delay(m, ~turns[4 + function_turns].enters, 2, name="passes")
         results = [Signal(16, name=f"result_{i}") for i in range(config.special_lanes)]
-        lanes = [_Lane(config=config) for _ in results]
+        lanes = [_Lane(config=config) if config.has_float else FixedPointLane(config=config)
+                 for _ in results]
         for i, (lane, result) in enumerate(zip(lanes, results, strict=True)):
             m.submodules[f"lane_{i}"] = once(platform, lane, f"{config.name}_special_lane")
             pairs = range(i, config.column_lanes, config.special_lanes)
@@ -272,8 +281,15 @@ class Special(wiring.Component):
         arrives = self.phase == (_END + SCRATCHPAD_READ_LATENCY) % self.config.phases
         residual_slots = self._slots(m, instruction.residual_precision[:2], "residual")
         if not self.config.special_functions:
+            # Fixed point needs the accumulators two turns later.
+            accumulator = addresses.accumulator
+            for k in range(0 if self.config.has_float else 2):
+                later = Signal.like(accumulator, name=f"accumulator_turn_{k}")
+                with m.If(turn_ends):
+                    m.d.sync += later.eq(accumulator)
+                accumulator = later
             m.d.comb += [
-                self.accumulator_address.eq(addresses.accumulator),
+                self.accumulator_address.eq(accumulator),
                 read.enable.eq(live & instruction.residual),
                 read.address.eq(addresses.residual_address),
                 read.count.eq(residual_slots),
@@ -597,7 +613,7 @@ class _Lane(wiring.Component):
             m.submodules.from_integer = from_integer = FromInteger()
             m.d.comb += [
                 from_integer.value.eq(x),
-                from_integer.convert.eq(~self.float_accumulator if config.has_float else 1),
+                from_integer.convert.eq(~self.float_accumulator),
             ]
             x = from_integer.result
         else:
@@ -687,8 +703,6 @@ class _Lane(wiring.Component):
         # The exponent is 134 - shift: 127 and the complement of the shift's three bits.
         integer = Cat(Const(0, 16), magnitude[:7], (Const(127, 8) + ~Cat(shift))[:8], sign)
         integer = integer & magnitude[7].replicate(32)
-        if not config.has_float:
-            return integer
         floating = from_dlfloat(code)
         return Mux(precision == Precision.FP16.value, floating, integer) \
             if config.has_integer else floating
@@ -696,12 +710,11 @@ class _Lane(wiring.Component):
     def _to_code(self, m: Module, pooled: Value) -> Value:
         """The element in the output format, two cycles after `pooled`."""
         config = self.config
-        if config.has_float:
-            m.submodules.to_dlfloat = to_dlfloat = ToDlfloat()
-            m.d.comb += to_dlfloat.value.eq(pooled)
-            floating = delay(m, to_dlfloat.result, 1, name="floating")
-            if not config.has_integer:
-                return floating
+        m.submodules.to_dlfloat = to_dlfloat = ToDlfloat()
+        m.d.comb += to_dlfloat.value.eq(pooled)
+        floating = delay(m, to_dlfloat.result, 1, name="floating")
+        if not config.has_integer:
+            return floating
         m.submodules.to_integer = to_integer = ToInteger()
         m.d.comb += [to_integer.value.eq(pooled), to_integer.is_signed.eq(self.output_signed)]
         with m.Switch(self.output_precision):
@@ -710,7 +723,5 @@ class _Lane(wiring.Component):
                     with m.Case(p.value):
                         m.d.comb += to_integer.highest.eq(
                             Cat(Const(-1, p.bits - 1), ~self.output_signed))
-        if not config.has_float:
-            return to_integer.result
         return Mux(self.output_precision == Precision.FP16.value, floating, to_integer.result)
 

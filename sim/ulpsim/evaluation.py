@@ -8,12 +8,14 @@ columns and the stored channels.
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import dlfloat, float32
+from . import dlfloat, fixed_point, float32
+from .config import EDGE, CoreConfig
 from .formats import Precision
 from .fusion import Chain, Fused, fuse
 from .isa import Pool
 from .matmul import matmul
 from .network import Network, Stored
+from .special import ColumnParameters, SpecialFunction
 
 __all__ = ["check_codes", "evaluate", "evaluate_tensors", "quantise", "real_values"]
 
@@ -41,23 +43,24 @@ def real_values(codes: ArrayLike, stored: Stored) -> NDArray[np.float64]:
     return np.asarray(codes, np.float64) * stored.step
 
 
-def evaluate(network: Network, images: ArrayLike, rows: int = 8) -> NDArray[np.int64]:
+def evaluate(network: Network, images: ArrayLike, config: CoreConfig = EDGE
+             ) -> NDArray[np.int64]:
     """Codes of the output [images, height, width, channels] for codes of the input.
 
-    `rows` is the height of the array, which matters for FP16 alone. Raises ValueError for images
-    of another shape or with codes outside of the input's format, CompileError for what `fuse`
-    refuses.
+    Of the core it matters how many rows its array has (for FP16 alone) and whether it has floating
+    point, in which results are scaled. Raises ValueError for images of another shape or with codes
+    outside of the input's format, CompileError for what `fuse` refuses.
     """
     fused, codes = fuse(network), check_codes(network, images)
-    return np.concatenate([_evaluate_block(fused, block, rows)[network.output_name]
+    return np.concatenate([_evaluate_block(fused, block, config)[network.output_name]
                            for block in _blocks(codes)])
 
 
-def evaluate_tensors(network: Network, images: ArrayLike,
-                     rows: int = 8) -> dict[str, NDArray[np.int64]]:
+def evaluate_tensors(network: Network, images: ArrayLike, config: CoreConfig = EDGE
+                     ) -> dict[str, NDArray[np.int64]]:
     """Codes of every stored tensor by name; see `evaluate`."""
     fused, codes = fuse(network), check_codes(network, images)
-    parts = [_evaluate_block(fused, block, rows) for block in _blocks(codes)]
+    parts = [_evaluate_block(fused, block, config) for block in _blocks(codes)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -83,16 +86,23 @@ def check_codes(network: Network, images: ArrayLike) -> NDArray[np.int64]:
 
 
 def _evaluate_block(fused: Fused, images: NDArray[np.int64],
-                    rows: int) -> dict[str, NDArray[np.int64]]:
+                    config: CoreConfig) -> dict[str, NDArray[np.int64]]:
     tensors = {fused.network.input_name: images}
     for chain in fused.chains:
         source = fused.tensors[chain.source]
         codes = tensors[chain.source]
-        residual = None
-        if chain.residual is not None:
-            residual = _values(tensors[chain.residual], fused.tensors[chain.residual].stored)
-        sums = _convolve(chain, codes, source.channels_stored, rows)
-        tensors[chain.name] = _finish(chain, sums, residual)
+        residual = None if chain.residual is None else fused.tensors[chain.residual].stored
+        residual_codes = None if chain.residual is None else tensors[chain.residual]
+        sums = _convolve(chain, codes, source.channels_stored, config.rows)
+        if not config.has_float:
+            tensors[chain.name] = _finish_integers(chain, sums, residual_codes, residual, config)
+            continue
+        values = None
+        if residual is not None and residual_codes is not None:
+            values = _values(residual_codes, residual)
+        if not chain.weight_format.precision.is_float:
+            sums = sums.astype(np.float32)
+        tensors[chain.name] = _finish(chain, sums, values)
     return tensors
 
 
@@ -112,8 +122,8 @@ def _windows(chain: Chain, codes: NDArray) -> NDArray:
 
 
 def _convolve(chain: Chain, codes: NDArray[np.int64], channels: int,
-              rows: int) -> NDArray[np.float32]:
-    """The accumulators as FP32 values [images, height, width, outputs]."""
+              rows: int) -> NDArray:
+    """The accumulators [images, height, width, outputs], INT32 or FP32 values."""
     outputs = len(chain.weights)
     missing = channels - codes.shape[-1]
     if chain.weight_format.precision.is_float:
@@ -130,8 +140,28 @@ def _convolve(chain: Chain, codes: NDArray[np.int64], channels: int,
     left = _windows(chain, codes.astype(kind))
     shape = left.shape[:3]
     sums = left.reshape(np.prod(shape), -1) @ chain.weights.reshape(outputs, -1).T.astype(kind)
-    wrapped = sums.astype(np.int64).astype(np.int32)
-    return wrapped.astype(np.float32).reshape(*shape, outputs)
+    return sums.astype(np.int64).astype(np.int32).reshape(*shape, outputs)
+
+
+def _places(chain: Chain, values: NDArray) -> NDArray:
+    """The windows of the pool [images, height, width, element of the window, channels]."""
+    windows = np.lib.stride_tricks.sliding_window_view(values, chain.window, axis=(1, 2))
+    windows = windows[:, ::chain.pool_stride[0], ::chain.pool_stride[1]]
+    return np.moveaxis(windows.reshape(*windows.shape[:4], -1), -1, 3)
+
+
+def _finish_integers(chain: Chain, sums: NDArray[np.int32],
+                     residual: NDArray[np.int64] | None, stored: Stored | None,
+                     config: CoreConfig) -> NDArray[np.int64]:
+    """The same as `_finish` on a core without floating point."""
+    function = SpecialFunction(
+        output=chain.output.format, relu=chain.relu, clip=chain.clip, pool=chain.pool,
+        residual=None if stored is None else stored.format)
+    codes = None
+    if residual is not None and stored is not None:
+        codes = _places(chain, residual & (1 << stored.format.precision.bits) - 1)
+    return fixed_point.apply(function, _places(chain, sums.view(np.uint32)),
+                             ColumnParameters(*chain.column_parameters(config).T), codes)
 
 
 def _finish(chain: Chain, sums: NDArray[np.float32],

@@ -22,7 +22,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from . import dlfloat, float32
+from . import dlfloat, fixed_point, float32
+from .config import CoreConfig
 from .formats import Format
 from .isa import Pool
 from .network import Layer, Network, Shape, Stored
@@ -89,7 +90,7 @@ class Chain:
     output
         How the result is stored.
     scale, bias, residual_scale, upper
-        FP32 bits (uint32) for each output.
+        FP32 bits (uint32) for each output; `numbers` are what they are rounded from.
     multiply_adds
         Products that the layer's definition asks for, for one image; 0 for an identity.
     """
@@ -117,6 +118,7 @@ class Chain:
     bias: NDArray[np.uint32] = dataclasses.field(init=False)
     residual_scale: NDArray[np.uint32] = dataclasses.field(init=False)
     upper: NDArray[np.uint32] = dataclasses.field(init=False)
+    numbers: list[NDArray[np.float64]] = dataclasses.field(init=False)
 
     @property
     def clip(self) -> bool:
@@ -146,6 +148,19 @@ class Chain:
                 raise CompileError(self.name, f"{name} must be at most "
                                    f"{float32.decode(float32.LARGEST):.4g}, not {worst:.4g}")
             setattr(self, name, bits)
+        self.numbers = list(numbers.values())
+
+    def column_parameters(self, config: CoreConfig) -> NDArray[np.uint32]:
+        """Words [outputs, 4] as a core takes them: FP32, or integers without floating point.
+
+        Raises CompileError for a number that has no place in an integer.
+        """
+        if config.has_float:
+            return np.stack([self.scale, self.bias, self.residual_scale, self.upper], axis=1)
+        try:
+            return fixed_point.words(*self.numbers)
+        except ValueError as error:
+            raise CompileError(self.name, str(error)) from error
 
 
 @dataclasses.dataclass(frozen=True)

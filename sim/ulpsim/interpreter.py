@@ -45,6 +45,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from . import fixed_point, special
 from .config import SLOT_BYTES, CoreConfig
 from .formats import Format, Precision
 from .integers import pack, unpack_codes
@@ -63,7 +64,7 @@ from .isa import (
     encode_program,
 )
 from .matmul import matmul
-from .special import ColumnParameters, SpecialFunction, apply
+from .special import ColumnParameters, SpecialFunction
 
 __all__ = ["MOST_TOKENS", "PARAMETER_SLOTS", "Machine", "Result", "check"]
 
@@ -306,7 +307,8 @@ class Machine:
     weights
         Slots [line, column] (uint16).
     parameters
-        FP32 bits [column, 4] (uint32): scale, bias, residual scale, upper bound.
+        Words [column, 4] (uint32): scale, bias, residual scale, upper bound; FP32, or without
+        floating point the integers of `fixed_point`.
     accumulators
         Bits [address, column] (uint32), FP32 or INT32.
     rows
@@ -500,6 +502,7 @@ class Machine:
             columns = dataclasses.replace(columns, scale=rows)
         if instruction["row_bias"]:
             columns = dataclasses.replace(columns, bias=rows)
+        apply = special.apply if self.config.has_float else fixed_point.apply
         outputs = apply(function, sources, columns, residuals)
         if function.reduce:
             self.rows[instruction["reduced_row"] + row] = outputs

@@ -178,8 +178,8 @@ INSTRUCTIONS = (
         "byte `offset + i * source_pitch` of the segment and goes to slot `address + i * pitch`. "
         "Offset and source pitch are multiples of the bus width. For the weights, address, length "
         "and pitch are multiples of a line (columns x lanes slots); for the parameters, of a "
-        "column (8 slots: scale, bias, residual scale and upper bound, FP32 each) times "
-        "special lanes.",
+        "column (8 slots: scale, bias, residual scale and upper bound, FP32 each, or on a core "
+        "without floating point integers) times special lanes.",
         (Field("target", 2, "memory to write", choices=Target),
          Field("segment", 2, "segment to read", choices=Segment),
          Field("offset", 32, "first byte in the segment"),

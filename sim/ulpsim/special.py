@@ -15,7 +15,7 @@ that starts from the first element. What comes out is rounded to the output form
 `reduce` a row, the results of the columns are combined to one FP32 scalar.
 
 `element` and `combine` are this definition, one output at a time; `apply` is their twin for
-arrays.
+arrays. A core without floating point does not have them, but `fixed_point`.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from . import float32, functions
 from .formats import Format
 from .isa import Function, Pool
 
-__all__ = ["ColumnParameters", "SpecialFunction", "apply", "combine", "element"]
+__all__ = ["ColumnParameters", "SpecialFunction", "apply", "check_window", "combine", "element"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,10 +61,15 @@ class ColumnParameters:
     upper_bound: ArrayLike
 
 
-def _check(function: SpecialFunction, window: int) -> None:
+def check_window(function: SpecialFunction, window: int) -> None:
+    """Raises ValueError for a window that is empty, or of several elements without a pool."""
     if window < 1 or (function.pool is Pool.NONE and window != 1):
         least = "1 without a pool" if function.pool is Pool.NONE else "at least 1"
         raise ValueError(f"elements of a window must be {least}, not {window}")
+
+
+def _check(function: SpecialFunction, window: int) -> None:
+    check_window(function, window)
     if function.residual and function.function is not Function.NONE:
         raise ValueError(f"function must be NONE with a residual, not {function.function.name}")
     if function.reduce and function.pool is Pool.NONE:

@@ -187,8 +187,7 @@ class Prepared:
                 self.products[-1].append(Product(piece, first, run_length, run_pitch))
 
         table = np.zeros((padded, 4), np.uint32)
-        for i, numbers in enumerate((chain.scale, chain.bias, chain.residual_scale, chain.upper)):
-            table[:outputs, i] = numbers
+        table[:outputs] = chain.column_parameters(config)
         self.columns: list[Piece] = []
         for column in range(0, padded, VECTOR):
             self.columns.append(Piece(chain.layers[0], Target.PARAMETERS, len(parameters), VECTOR))
