@@ -37,6 +37,7 @@ later, 38 + 4 T + ... with `special_functions` and 50 + 4 T + ... if it reduces
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
@@ -476,7 +477,9 @@ class _Addresses(wiring.Component):
     """The addresses of an instruction's turns: base + the sum of i * stride over its loops.
 
     The cycle after `start` shows the addresses of the first turn, the cycle after `step` those of
-    the next. Loops 0 to 2 are the output's, 3 and 4 the window's. The highest bit of an address
+    the next. Between two of either there must be three cycles: in the first it is found which
+    loops are at their end, in the second which address and which stride to add, in the third the
+    sum. Loops 0 to 2 are the output's, 3 and 4 the window's. The highest bit of an address
     says that it is beyond the memory; those that follow then mean nothing.
 
     Members
@@ -517,10 +520,10 @@ class _Addresses(wiring.Component):
         # The windows' counts have 8 bits.
         passed = [Signal(width, name=f"passed_{i}") for i, width in enumerate((12, 12, 12, 8, 8))]
         # ends[i]: loop i and those within it are in their last iteration; ends[5] is "always".
-        ends = [Signal(name=f"end_{i}") for i in range(6)]
-        m.d.comb += ends[5].eq(1)
+        ends: list[Any] = [Signal(name=f"end_{i}") for i in range(5)] + [Const(1, 1)]
+        m.d.sync += [ends[i].eq(Cat(passed[j] == self.counts[j][:len(passed[j])]
+                                    for j in range(i, 5)).all()) for i in range(5)]
         for i in range(5):
-            m.d.comb += ends[i].eq(ends[i + 1] & (passed[i] == self.counts[i][:len(passed[i])]))
             with m.If(self.start | (self.step & ends[i])):
                 m.d.sync += passed[i].eq(1)
             with m.Elif(self.step & ends[i + 1]):
@@ -538,13 +541,12 @@ class _Addresses(wiring.Component):
             for i in range(1, loops):
                 origin = Mux(ends[i], origin, starts[i])
                 stride = Mux(ends[i], stride, strides[i])
-            following = Signal(width + 1, name=f"{name}_following")
+            # An address beyond the memory ends the instruction: its highest bit need not stay.
+            origin = delay(m, origin[:width], 1, name=f"{name}_origin")
+            stride = delay(m, stride, 1, name=f"{name}_stride")
             total = Signal(width + 1, name=f"{name}_total")
-            m.d.comb += [
-                total.eq(origin[:width] + stride[:width]),
-                following.eq(total | (stride[width] << width)),
-                getattr(self, name).eq(starts[-1]),
-            ]
+            m.d.comb += [total.eq(origin + stride[:width]), getattr(self, name).eq(starts[-1])]
+            following = delay(m, total | (stride[width] << width), 1, name=f"{name}_following")
             base = saturate(getattr(self, f"{name}_base"), width)
             for i in range(loops):
                 with m.If(self.start):
