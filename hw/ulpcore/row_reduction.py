@@ -20,7 +20,7 @@ class RowReduction(wiring.Component):
     Members
     -------
     value_0, value_1 : In(32)
-        A pair, canonical.
+        A pair; zero and NaN-Inf in any form but a negative NaN-Inf.
     maximum : In(1)
         Whether to take the maximum; else the sum.
     first : In(1), final : In(1)

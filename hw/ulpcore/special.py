@@ -584,6 +584,7 @@ class _Lane(wiring.Component):
     passes : In(1), cycle 29
         There is no element: the pool keeps what it has.
     pooled : Out(32), cycle 33
+        Zero and NaN-Inf in any form but a negative NaN-Inf.
     result : Out(16), cycle 23 or 35
         An integer stands in the lowest bits.
     The other inputs, `fields`, are fields of the instruction.
@@ -655,28 +656,36 @@ class _Lane(wiring.Component):
                 add_residual.b.eq(pass_if(self.residual, multiply_residual.result)),
             ]
             y = add_residual.result
-        # These are canonical but for zeros, and the pool ends with an addition: in between any
-        # form of a zero or of NaN-Inf will do as long as NaN-Inf compares as the greatest.
+        # From here on any form of a zero or of NaN-Inf will do as long as NaN-Inf compares as the
+        # greatest.
         y = pass_if(~(self.relu & y[31]), y)
         lesser = Mux(self.clip & less(upper_bound, y), upper_bound, y)
         nan = y[23:31].all() | (self.clip & upper_bound[23:31].all())
         y = Cat(lesser[:23], lesser[23:31] | nan.replicate(8), lesser[31] & ~nan)
         y = delay(m, y, 1, name="y")
 
-        m.submodules.pool_sum = pool_sum = Add(stages=4)
-        running = pool_sum.result
-        further = ~self.window_first
-        keep = further & (self.pool == Pool.MAXIMUM.value) & less(y, running)
-        add = further & (self.pool == Pool.SUM.value)
+        pooled = self._pool(m, y)
         if config.special_functions:
-            keep, add = keep | self.passes, add & ~self.passes
-            m.d.comb += self.pooled.eq(running)
-        m.d.comb += [
-            pool_sum.a.eq(Mux(keep, running, y)),
-            pool_sum.b.eq(pass_if(add, running)),
-            self.result.eq(self._to_code(m, running)),
-        ]
+            m.d.comb += self.pooled.eq(pooled)
+        m.d.comb += self.result.eq(self._to_code(m, pooled))
         return m
+
+    def _pool(self, m: Module, y: Value) -> Value:
+        """The window's elements in one, four cycles later: so is the element before."""
+        passes = self.passes if self.config.special_functions else Const(0)
+        further = ~self.window_first
+        m.submodules.pool_sum = pool_sum = Add(stages=4)
+        m.d.comb += [
+            pool_sum.a.eq(Mux(passes, pool_sum.result, y)),
+            pool_sum.b.eq(pass_if(further & ~passes, pool_sum.result)),
+        ]
+        greatest = Signal(32, name="greatest_1", reset_less=True)
+        running = delay(m, greatest, 3, name="greatest_before")
+        with m.If(passes | (further & less(y, running))):
+            m.d.sync += greatest.eq(running)
+        with m.Else():
+            m.d.sync += greatest.eq(y)
+        return Mux(self.pool == Pool.SUM.value, pool_sum.result, running)
 
     def _from_code(self, m: Module, name: str) -> Value:
         """An element of the source or of the residual as FP32."""
