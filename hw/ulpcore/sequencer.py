@@ -48,7 +48,7 @@ class Sequencer(wiring.Component):
     - Fetch: blocks of `fetch_block` instructions are asked for in order, one after the other,
       as long as HALT has not been reached. A block takes the place of the one that lies the size
       of the memory before it, from the cycle after the last of that one has left its queue. The
-      load unit puts its instructions first as long as a block waits to be dispatched.
+      load unit is to put its instructions first as long as the execute unit has one in its queue.
     - Dispatch: an instruction is read in an even cycle, from the cycle after its last word was
       written on, checked in the next, and put into its unit's queue in the one after, in which
       the next is read; if the queue is full, in the first even cycle in which it is not. Up to
@@ -227,7 +227,7 @@ class Sequencer(wiring.Component):
         with m.If(running & even & pending & pending_legal & pending_halt):
             m.d.sync += [halted.eq(1), pending.eq(0)]
 
-        self._fetch(m, running & ~halted, put, arrived, queues)
+        self._fetch(m, running & ~halted, put, queues)
 
         # Heads.
         tokens = [[Signal(_TOKEN_BITS, name=f"tokens_{giver.name}_{taker.name}".lower())
@@ -381,8 +381,7 @@ class Sequencer(wiring.Component):
                 m.d.sync += [stopping.eq(0), self.fault_cause.eq(0), self.fault_index.eq(0)]
         return m
 
-    def _fetch(self, m: Module, wanted: Value, put: Value, arrived: Value,
-               queues: list[fifo.SyncFIFO]) -> None:
+    def _fetch(self, m: Module, wanted: Value, put: Value, queues: list[fifo.SyncFIFO]) -> None:
         """Ask for the next block while one is `wanted` and has room; `put` moves to a queue."""
         block_bits = exact_log2(self.config.fetch_block)
         blocks = self.config.instruction_memory >> block_bits
@@ -395,8 +394,8 @@ class Sequencer(wiring.Component):
         room = Cat(~valid | ((asked[block_bits:] - place[block_bits:])[:exact_log2(blocks) + 1]
                              != blocks) for valid, place in oldest).all()
         m.d.comb += [
-            self.fetch_first.eq(~(arrived - next_put)[block_bits:-1].any()),
             left.eq(self.program_length[:len(left)] - asked),
+            self.fetch_first.eq(~queues[Unit.EXECUTE.value].r_rdy),
             self.fetch.valid.eq(wanted & (left != 0) & room),
             self.fetch.payload.address.eq(address),
             self.fetch.payload.index.eq(asked),

@@ -141,16 +141,20 @@ class _Run:
             return False
         cycle = max(self.load.free, min(offer[0] for offer in offers))
         offers = [offer for offer in offers if offer[0] <= cycle]
-        if len(offers) == 2:
-            waiting = len(self.arrived) - bisect.bisect_left(self.put, cycle)
-            offers = offers[:1] if waiting < self.config.fetch_block else offers[1:]
-        if len(offers[0]) == 1:
+        offer = offers[0 if self._execute_waits(cycle) else -1]
+        if len(offer) == 1:
             first = len(self.arrived)
             count = min(self.config.fetch_block, self.length - first)
             self.arrived += self.load.fetch(self.address + first * INSTRUCTION_BYTES, count, cycle)
         else:
-            self._take(Unit.LOAD, *offers[0])
+            self._take(Unit.LOAD, *offer)
         return True
+
+    def _execute_waits(self, cycle: int) -> bool:
+        """Whether no instruction waits in the execute unit's queue, but for the one at its head."""
+        queue = self.queues[Unit.EXECUTE]
+        put = bisect.bisect_left(queue, cycle, key=self.put.__getitem__)
+        return put <= bisect.bisect_left(self.heads[Unit.EXECUTE], cycle)
 
     def _fetch_asked(self) -> tuple[int] | None:
         """When the next block is asked for, if that is known."""

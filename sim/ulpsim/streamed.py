@@ -202,6 +202,7 @@ class _Chain:
         config, chain = self.config, self.chain
         weight_cycles = _transfer(1, self.depth * VECTOR)
         first = compute = special = sources = targets = program = 0
+        source_cycles = target_cycles = 0
         stripes = self._stripes((cut.images, cut.rows))
         for stripe in stripes:
             for tile in tiles(chain, self.schedule.capacity, stripe.images, stripe.rows):
@@ -226,7 +227,8 @@ class _Chain:
         fits = cut.columns * self.depth <= config.weight_lines
         weights = self.all_columns * weight_cycles * (1 if fits else len(stripes))
         array = self.all_columns * max(compute, special)
-        loads = parts * sources + weights + self.all_columns * program
+        loads = parts * sources - (parts - 1) * source_cycles + weights
+        loads += self.all_columns * program
         stores = parts * targets
         # Before the first product and after the last one nothing overlaps.
         cycles = first + max(array, loads, stores) + target_cycles
@@ -234,7 +236,7 @@ class _Chain:
         # for those that there is room for before.
         if parts > 1 and fits:
             room = config.weight_lines // self.depth - cut.columns
-            last = (cut.columns - room) * weight_cycles + source_cycles
+            last = (cut.columns - room) * weight_cycles
             cycles += (parts - 1) * max(0, last - cut.columns * compute // len(stripes))
         # With one buffer only, its transfers and the work on it take turns.
         if cut.sources == 1:
@@ -297,16 +299,29 @@ class _Chain:
         source_size, residual_size, target_size = self._buffers(cut)
         residuals = cut.sources * source_size
         targets = residuals + cut.sources * residual_size
-        work = [(part, stripe)
-                for part in ((c, min(cut.columns, self.all_columns - c))
-                             for c in range(0, self.all_columns, cut.columns))
-                for stripe in self._stripes((cut.images, cut.rows))]
+        work = []
+        # Each part begins with the stripe that the one before ended with: it is there already.
+        stripes = self._stripes((cut.images, cut.rows))
+        for column in range(0, self.all_columns, cut.columns):
+            part = column, min(cut.columns, self.all_columns - column)
+            work += [(part, stripe) for stripe in stripes]
+            stripes = stripes[::-1]
+        buffers = [0]
+        for (_, before), (_, stripe) in itertools.pairwise(work):
+            buffers.append((buffers[-1] + (stripe != before)) % cut.sources)
+
+        def residual_layout(place: int) -> StripeLayout | None:
+            (_, columns), stripe = work[place]
+            return self._residual_layout(
+                stripe, residuals + place % cut.sources * residual_size, columns)
 
         def load(place: int) -> list[Step]:
             (column, columns), stripe = work[place]
-            buffer = place % cut.sources
-            steps = self._load(self._source_layout(stripe, buffer * source_size), buffer)
-            residual = self._residual_layout(stripe, residuals + buffer * residual_size, columns)
+            buffer = buffers[place]
+            steps: list[Step] = []
+            if not place or stripe != work[place - 1][1]:
+                steps += self._load(self._source_layout(stripe, buffer * source_size), buffer)
+            residual = residual_layout(place)
             if residual is not None:
                 steps += self._move("LOAD", residual, column, columns)
             return steps
@@ -319,9 +334,9 @@ class _Chain:
                 steps = []
             if place == 0 or cut.sources == 1:
                 steps += load(place)
-            buffer = place % cut.sources
+            buffer = buffers[place]
             source = self._source_layout(stripe, buffer * source_size)
-            residual = self._residual_layout(stripe, residuals + buffer * residual_size, columns)
+            residual = residual_layout(place)
             target = self._target_layout(
                 stripe, targets + place % cut.targets * target_size, columns)
             steps += [Step(chain.name, fill) for fill in target.column_fills()]
