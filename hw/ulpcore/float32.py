@@ -210,10 +210,21 @@ class Add(wiring.Component):
 def _normalise(m: Module, value: Value, steps: tuple[int, ...],
                enable: ValueLike = 1) -> tuple[Value, Value]:
     """`value` shifted left by each step whose highest bits are all zero; what was shifted, as
-    bits of which the first is that of the last step. Nothing is shifted without `enable`."""
+    bits of which the first is that of the last step. Nothing is shifted without `enable`.
+
+    Which groups of bits are not zero is found once, and shifted beside `value`: no step waits for
+    the bits that the one before has moved. The last step is the size of a group, and divides the
+    others and the value's length.
+    """
+    unit = steps[-1]
+    groups: Value = _named(m, Cat(value[i:i + unit].any() for i in range(0, len(value), unit)),
+                           "groups")
     taken: list[Value] = []
     for step in steps:
-        empty = _named(m, ~value[len(value) - step:].any() & enable, f"empty_{step}")
+        count = step // unit
+        empty = _named(m, ~groups[len(groups) - count:].any() & enable, f"empty_{step}")
+        groups = _named(m, Mux(empty, Cat(Const(0, count), groups[:len(groups) - count]), groups),
+                        f"groups_{step}")
         value = _named(m, Mux(empty, Cat(Const(0, step), value[:len(value) - step]), value),
                        f"normalised_{step}")
         taken.insert(0, empty)
