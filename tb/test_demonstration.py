@@ -10,9 +10,10 @@ from ulpcore import demonstration
 from ulpcore.cli import main
 from ulpcore.demonstration import compare_network
 from ulpcore.rtl import MemoryModel
-from ulpsim.config import EDGE
+from ulpsim.config import EDGE, NANO
 from ulpsim.evaluation import evaluate, quantise
-from ulpsim.network import load_network
+from ulpsim.formats import FORMATS
+from ulpsim.network import Stored, load_network
 
 FOLDER = Path(__file__).parents[1] / "examples" / "fashion_mnist"
 NAMES = ("fashion-fp16", "fashion-int8", "fashion-int4", "fashion-int2")
@@ -32,6 +33,20 @@ def test_networks_agree(name, images):
     assert run.comparison.agree
     assert run.cycles == run.predicted
     assert (run.outputs_rtl == evaluate(network, codes)).all()
+
+
+@pytest.mark.parametrize("name", ["fashion-int8", "fashion-int2"])
+def test_networks_agree_in_integers(name, images):
+    """The core without floating point, from integer images to integer outputs."""
+    network = load_network(FOLDER / "parameters" / f"{name}.json").with_output(
+        Stored(FORMATS["INT8"], 0.25))
+    codes = quantise(images[:1], network.input)
+    run = compare_network(network, NANO, codes, model=MemoryModel(latency=20), batch=1)
+    assert run.comparison.agree
+    assert run.cycles == run.predicted
+    assert (run.outputs_rtl == evaluate(network, codes, NANO)).all()
+    # Rounded in other places, the results are near those of a core with FP32.
+    assert np.abs(run.outputs_rtl - evaluate(network, codes, EDGE)).max() <= 5
 
 
 def test_networks_agree_under_stalls(images):
