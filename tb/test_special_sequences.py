@@ -7,13 +7,17 @@ import dataclasses
 
 import numpy as np
 import pytest
+from test_core import golden, place
+from ulpcore.rtl import MemoryModel, run_jobs
 from ulpsim import dlfloat, float32
 from ulpsim.config import EDGE
+from ulpsim.cycles import predict
 from ulpsim.formats import Precision
 from ulpsim.interpreter import Machine
-from ulpsim.isa import Cause, Function, Instruction, Pool, Source
+from ulpsim.isa import Cause, Function, Instruction, Pool, Segment, Source, Target
+from ulpsim.tokens import with_tokens
 
-CONFIG = dataclasses.replace(EDGE, special_functions=True)
+CONFIG = EDGE
 ROWS, BLOCKS = 10, 4
 CHANNELS = 8 * BLOCKS
 SIZE = ROWS * CHANNELS
@@ -73,21 +77,40 @@ def _scalars(parameters: int, row: int, result: int, **fields: object) -> Instru
                        **fields)  # type: ignore[arg-type]
 
 
-def test_softmax(rng: np.random.Generator, machine: Machine) -> None:
-    x = _put(machine, 0, rng.standard_normal((ROWS, CHANNELS)) * 4)
+def _softmax(machine: Machine, x: int, e: int, y: int) -> list[Instruction]:
     one, power, minus = (_columns(machine, 8 * i, scale) for i, scale in enumerate(
         (1.0, np.log2(np.e), -np.log2(np.e))))
-    e, y = SIZE, 2 * SIZE
-    _run(machine,
-         _reduce(one, 0, Pool.MAXIMUM, 0),
-         _scalars(minus, 0, 20),
-         _elements(power, 0, e, row_bias=1, row=20, function=Function.EXPONENTIAL),
-         _reduce(one, e, Pool.SUM, 40),
-         _scalars(one, 40, 40, function=Function.RECIPROCAL),
-         _elements(one, e, y, row_scale=1, row=40))
+    return [
+        _reduce(one, x, Pool.MAXIMUM, 0),
+        _scalars(minus, 0, 20),
+        _elements(power, x, e, row_bias=1, row=20, function=Function.EXPONENTIAL),
+        _reduce(one, e, Pool.SUM, 40),
+        _scalars(one, 40, 40, function=Function.RECIPROCAL),
+        _elements(one, e, y, row_scale=1, row=40)]
+
+
+def _layer_norm(machine: Machine, x: int, centred: int, y: int, gamma: np.ndarray,
+                beta: np.ndarray) -> list[Instruction]:
+    one, minus_mean, mean, epsilon = (_columns(machine, 24 + 8 * i, *numbers) for i, numbers in
+                                      enumerate(((1.0,), (-1 / CHANNELS,), (1 / CHANNELS,),
+                                                 (1.0, 1e-5))))
+    for i in range(CHANNELS):
+        machine.parameters[64 + i] = [float32.encode(float(v)) for v in (gamma[i], beta[i], 0, 0)]
+    return [
+        _reduce(minus_mean, x, Pool.SUM, 0),
+        _elements(one, x, centred, row_bias=1, row=0),
+        _reduce(mean, centred, Pool.SUM, 20, residual=1, product=1, residual_address=centred),
+        _scalars(epsilon, 20, 20, function=Function.RECIPROCAL_SQUARE_ROOT),
+        _elements(one, centred, y, row_scale=1, row=20),
+        *(_elements(64 + 8 * b, y + 8 * b, y + 8 * b, count_2=1) for b in range(BLOCKS))]
+
+
+def test_softmax(rng: np.random.Generator, machine: Machine) -> None:
+    x = _put(machine, 0, rng.standard_normal((ROWS, CHANNELS)) * 4)
+    _run(machine, *_softmax(machine, 0, SIZE, 2 * SIZE))
     exact = np.exp(x - x.max(1, keepdims=True))
     exact /= exact.sum(1, keepdims=True)
-    result = _get(machine, y, x.shape)
+    result = _get(machine, 2 * SIZE, x.shape)
     np.testing.assert_allclose(result, exact, rtol=3.5e-3, atol=2.0**-31)
     np.testing.assert_allclose(result.sum(1), 1, rtol=1e-3)
 
@@ -95,21 +118,38 @@ def test_softmax(rng: np.random.Generator, machine: Machine) -> None:
 def test_layer_norm(rng: np.random.Generator, machine: Machine) -> None:
     x = _put(machine, 0, rng.standard_normal((ROWS, CHANNELS)) * 3 + 1)
     gamma, beta = rng.uniform(0.5, 2, CHANNELS), rng.standard_normal(CHANNELS)
-    one = _columns(machine, 0)
-    minus_mean, mean = (_columns(machine, 8 * i, s / CHANNELS) for i, s in ((1, -1), (2, 1)))
-    epsilon = _columns(machine, 24, 1.0, 1e-5)
-    for i in range(CHANNELS):
-        machine.parameters[32 + i] = [float32.encode(float(v)) for v in (gamma[i], beta[i], 0, 0)]
-    centred, y = SIZE, 2 * SIZE
-    _run(machine,
-         _reduce(minus_mean, 0, Pool.SUM, 0),
-         _elements(one, 0, centred, row_bias=1, row=0),
-         _reduce(mean, centred, Pool.SUM, 20, residual=1, product=1, residual_address=centred),
-         _scalars(epsilon, 20, 20, function=Function.RECIPROCAL_SQUARE_ROOT),
-         _elements(one, centred, y, row_scale=1, row=20),
-         *(_elements(32 + 8 * b, y + 8 * b, y + 8 * b, count_2=1) for b in range(BLOCKS)))
+    _run(machine, *_layer_norm(machine, 0, SIZE, 2 * SIZE, gamma, beta))
     exact = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5)
-    np.testing.assert_allclose(_get(machine, y, x.shape), exact * gamma + beta, atol=0.012)
+    np.testing.assert_allclose(_get(machine, 2 * SIZE, x.shape), exact * gamma + beta, atol=0.012)
+
+
+def test_on_the_core(rng: np.random.Generator, machine: Machine) -> None:
+    """Layer norm, then softmax, between loads and stores: words and cycles."""
+    _put(machine, 0, rng.standard_normal((ROWS, CHANNELS)) * 3)
+    gamma, beta = rng.uniform(0.5, 2, CHANNELS), rng.standard_normal(CHANNELS)
+    sequence = [*_layer_norm(machine, 0, SIZE, 2 * SIZE, gamma, beta),
+                *_softmax(machine, 2 * SIZE, 3 * SIZE, 4 * SIZE)]
+    columns = 64 + CHANNELS
+    program = with_tokens([
+        Instruction("LOAD", target=Target.PARAMETERS, segment=Segment.PARAMETERS,
+                    length=8 * columns),
+        Instruction("LOAD", target=Target.ACTIVATIONS, segment=Segment.INPUT, length=SIZE),
+        *sequence,
+        Instruction("STORE", segment=Segment.OUTPUT, length=5 * SIZE),
+        Instruction("HALT")], CONFIG)
+    parameters = machine.parameters[:columns].astype("<u4").tobytes()
+    elements = machine.activations[:SIZE].astype("<u2").tobytes()
+    first, second = len(parameters), len(parameters) + len(elements)
+    placed = place([(program, parameters + elements + bytes(10 * SIZE), {
+        Segment.PARAMETERS: (0, first), Segment.INPUT: (first, len(elements)),
+        Segment.OUTPUT: (second, 10 * SIZE)})])
+    results, memory = run_jobs(CONFIG, placed.memory, placed.jobs, model=MemoryModel(latency=16))
+    expected, ends = golden(CONFIG, placed)
+    assert ends == [(Cause.NONE, 0)] and results[0].cause is Cause.NONE
+    np.testing.assert_array_equal(memory, expected)
+    job = placed.jobs[0]
+    assert results[0].cycles == predict(
+        program, CONFIG, program_address=job.program, segments=job.segments, latency=16).cycles
 
 
 def test_lstm_cell(rng: np.random.Generator, machine: Machine) -> None:
@@ -175,7 +215,6 @@ def test_weight_update(rng: np.random.Generator, machine: Machine) -> None:
 
 
 def test_without_special_functions() -> None:
-    machine = Machine(EDGE, bytearray(4))
     config = dataclasses.replace(EDGE, special_functions=False)
     machine = Machine(config, bytearray(4))
     for fields in ({"source": Source.ACTIVATIONS}, {"source": Source.ROWS},
