@@ -141,7 +141,7 @@ def test_to_integer(rng: np.random.Generator, name: str) -> None:
                     for way in (-np.inf, np.inf)), halves.astype(np.float32).view(np.uint32),
         _random(rng, _RANDOM // 4, 120, 140)])
     constant = np.ones_like(value)
-    _check(rtl.ToInteger(), 2, float32.to_integer_array(value, target) & 0xFF, value=value,
+    _check(rtl.ToInteger(), 1, float32.to_integer_array(value, target) & 0xFF, value=value,
            highest=constant * np.uint32(target.highest), is_signed=constant * target.signed)
 
 

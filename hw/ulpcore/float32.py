@@ -367,8 +367,8 @@ class ToDlfloat(wiring.Component):
 
 
 class ToInteger(wiring.Component):
-    """`result` = `value` rounded to the nearest integer, ties to even, and clamped, 2 cycles
-    later; 0 for NaN-Inf. Two's complement, whatever the format.
+    """`result` = `value` rounded to the nearest integer, ties to even, and clamped, a cycle
+    later; 0 for NaN-Inf. Two's complement, whatever the format. The one register is in the middle.
 
     Members
     -------
@@ -383,7 +383,7 @@ class ToInteger(wiring.Component):
     is_signed: In(1)
     result: Out(8)
 
-    latency = 2
+    latency = 1
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -408,5 +408,5 @@ class ToInteger(wiring.Component):
         clamp = (magnitude & ~Cat(self.highest, Const(0, 1))).any()
         exact = (Cat(Const(1, 1), magnitude[:8] ^ sign.replicate(8)) + Cat(sign))[1:9]
         result = Mux(clamp, self.highest ^ sign.replicate(8), exact) & ~zero.replicate(8)
-        m.d.comb += self.result.eq(delay(m, result, 1, name="result_out"))
+        m.d.comb += self.result.eq(result)
         return m

@@ -721,11 +721,11 @@ class _Lane(wiring.Component):
     def _to_code(self, m: Module, pooled: Value) -> Value:
         """The element in the output format, two cycles after `pooled`."""
         config = self.config
+        pooled = delay(m, pooled, 1, name="pooled_in")
         m.submodules.to_dlfloat = to_dlfloat = ToDlfloat()
         m.d.comb += to_dlfloat.value.eq(pooled)
-        floating = delay(m, to_dlfloat.result, 1, name="floating")
         if not config.has_integer:
-            return floating
+            return to_dlfloat.result
         m.submodules.to_integer = to_integer = ToInteger()
         m.d.comb += [to_integer.value.eq(pooled), to_integer.is_signed.eq(self.output_signed)]
         with m.Switch(self.output_precision):
@@ -734,5 +734,6 @@ class _Lane(wiring.Component):
                     with m.Case(p.value):
                         m.d.comb += to_integer.highest.eq(
                             Cat(Const(-1, p.bits - 1), ~self.output_signed))
-        return Mux(self.output_precision == Precision.FP16.value, floating, to_integer.result)
+        return Mux(self.output_precision == Precision.FP16.value, to_dlfloat.result,
+                   to_integer.result)
 
