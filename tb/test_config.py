@@ -36,6 +36,9 @@ def test_derived_values():
     ({"bus_bytes": 8}, "bus_bytes must be 4, not 8"),
     ({"burst_beats": 512}, "burst_beats must be at most AXI4's 256, not 512"),
     ({"weight_bytes": 512}, "weight_bytes must be at least 1024, not 512"),
+    ({"special_functions": 1}, "special_functions must be True or False, not 1"),
+    ({"special_functions": True, "formats": (Precision.INT8,)},
+     "special_functions must be False without FP16 among the formats, not True"),
     ({"name": "a b"}, "name must be a string and an identifier, not 'a b'"),
 ])
 def test_bad_values_are_refused(changes, message):

@@ -78,7 +78,7 @@ class Driver:
     Parameters
     ----------
     bus
-        The core. Its identifier, shape and formats must be those of `compiled.config`.
+        The core. Its identifier, shape, formats and functions must be those of `compiled.config`.
     compiled
         What to run. Program and parameters are written to external memory at once.
     base

@@ -83,6 +83,8 @@ REGISTERS = (
     Register(0x84, "COLUMN_LANES", Access.READ, "`columns` * `lanes` of the core's configuration"),
     Register(0x88, "FORMATS", Access.READ, "precisions that the core multiplies: bit p for the "
              "precision of code p"),
+    Register(0x8C, "SPECIAL_FUNCTIONS", Access.READ, "1 if the core has functions, products, "
+             "sources in the scratchpad and row scalars, else 0"),
 )
 BY_NAME = {register.name: register for register in REGISTERS}
 
@@ -94,6 +96,7 @@ def constants(config: CoreConfig) -> dict[str, int]:
         "ROWS": config.rows,
         "COLUMN_LANES": config.column_lanes,
         "FORMATS": sum(1 << precision.value for precision in config.formats),
+        "SPECIAL_FUNCTIONS": int(config.special_functions),
     }
 
 
