@@ -12,8 +12,11 @@ from ulpsim.interpreter import Machine
 from ulpsim.isa import (
     MOST_INSTRUCTIONS,
     Cause,
+    Function,
     Instruction,
+    Pool,
     Segment,
+    Source,
     Target,
     encode_program,
 )
@@ -161,11 +164,26 @@ FAULTS = {
                                         Cause.ACTIVATION_RANGE),
     "special beyond the parameters": (_special(parameters=4088), Cause.PARAMETER_RANGE),
     "window without a pool": (_special(window_1=2), Cause.ILLEGAL_INSTRUCTION),
+    "row without a pool": (_special(reduce=1), Cause.ILLEGAL_INSTRUCTION),
+    "function of a residual": (_special(residual=1, function=Function.TANH),
+                               Cause.ILLEGAL_INSTRUCTION),
+}
+EDGE_FAULTS = {
+    "source beyond the activations": (_special(source=Source.ACTIVATIONS, accumulator=1 << 19),
+                                      Cause.ACTIVATION_RANGE),
+    "row that is not there": (_special(row_scale=1, row=511, count_1=2), Cause.ROW_RANGE),
+    "reduced row that is not there": (_special(reduce=1, pool=Pool.SUM, reduced_row=4095),
+                                      Cause.ROW_RANGE),
 }
 NANO_FAULTS = {
     "no floating-point products": (_matmul(precision=Precision.FP16), Cause.UNSUPPORTED_FORMAT),
     "no floating-point results": (_special(output_precision=Precision.FP16),
                                   Cause.UNSUPPORTED_FORMAT),
+    "no functions": (_special(function=Function.SIGMOID), Cause.UNSUPPORTED_FUNCTION),
+    "no products": (_special(residual=1, product=1), Cause.UNSUPPORTED_FUNCTION),
+    "no sources but accumulators": (_special(source=Source.ACTIVATIONS, source_precision=1),
+                                    Cause.UNSUPPORTED_FUNCTION),
+    "no row scalars": (_special(row_bias=1), Cause.UNSUPPORTED_FUNCTION),
 }
 
 
@@ -176,7 +194,7 @@ def _working_program() -> list[Instruction]:
 @pytest.mark.parametrize("config", [EDGE, NANO], ids=lambda c: c.name)
 def test_bad_instructions_stop_with_cause_and_place_and_write_nothing(config, rng):
     """Each bad program is followed by a good one: after a reset the core works again."""
-    faults = FAULTS | (NANO_FAULTS if config is NANO else {})
+    faults = FAULTS | (NANO_FAULTS if config is NANO else EDGE_FAULTS)
     cases = []
     for instruction, _ in faults.values():
         image = rng.integers(0, 256, 4 * _SIZE, np.uint8).tobytes()
