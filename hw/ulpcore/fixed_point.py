@@ -24,6 +24,7 @@ class FixedPointLane(wiring.Component):
     -------
     accumulator : In(32), cycle 8
     residual_code : In(16), cycle 7
+        An integer, extended to 16 bits.
     parameters : In(128), cycles 8 (multiplier, shift, residual multiplier), 12 (bias), 16 (upper
         bound)
     window_first : In(1), cycle 17
@@ -34,7 +35,7 @@ class FixedPointLane(wiring.Component):
     """
 
     fields = {"relu": 1, "clip": 1, "residual": 1, "pool": 2, "output_precision": 2,
-              "output_signed": 1, "residual_precision": 2, "residual_signed": 1}
+              "output_signed": 1}
 
     accumulator: Signal
     residual_code: Signal
@@ -58,7 +59,9 @@ class FixedPointLane(wiring.Component):
 
         # Registers in front of the multipliers, behind them, and behind the sums of their halves.
         product = self._product(m, self.accumulator, multiplier, "product")
-        residual = delay(m, self._from_code(m), 1, name="residual")
+        # Nine bits hold any element, signed or not.
+        residual = delay(m, self.residual_code[:9] & self.residual.replicate(9), 1,
+                         name="residual")
         residual_product = self._product(m, residual_scale, residual.as_signed(),
                                          "residual_product")
         total = Signal(_SUM_BITS, name="total")
@@ -93,17 +96,6 @@ class FixedPointLane(wiring.Component):
         high = delay(m, wide[16:].as_signed() * narrow, 1, name=f"{name}_high")
         total = (high.as_signed() + (low.as_signed() >> 16))[:16 + len(narrow)]
         return delay(m, Cat(low[:16], total), 1, name=name)
-
-    def _from_code(self, m: Module) -> Value:
-        """The residual as a signed number of 9 bits; 0 without one."""
-        number = Signal(9, name="residual_number")
-        with m.Switch(self.residual_precision):
-            for p in self.config.formats:
-                bits = self.residual_code[:p.bits]
-                sign = bits[-1] & self.residual_signed
-                with m.Case(p.value):
-                    m.d.comb += number.eq(Cat(bits, sign.replicate(9 - p.bits)))
-        return number & self.residual.replicate(9)
 
     def _pool(self, m: Module, v: Value) -> Value:
         """The window's elements in one, four cycles later: so is the element before."""

@@ -252,9 +252,8 @@ class Special(wiring.Component):
                 lane.accumulator.eq(_choose(m, phase, [self.accumulators[c] for c in pairs],
                                             f"accumulator_{i}")),
                 lane.parameters.eq(parameters[i]),
-                lane.residual_code.eq(self._code(
-                    m, residual, instruction.residual_precision, i, "residual",
-                    4 if extended else 1)),
+                lane.residual_code.eq(self._code(m, residual, instruction, "residual", i,
+                                                 4 if extended else 1)),
                 lane.window_first.eq(window_first),
                 *(getattr(lane, name).eq(instruction[name]) for name in lane.fields),
                 result.eq(lane.result),
@@ -264,8 +263,7 @@ class Special(wiring.Component):
             row, row_later = self._rows(m, instruction, addresses, turns, lanes, halted)
             for i, lane in enumerate(lanes):
                 m.d.comb += [
-                    lane.source_code.eq(self._code(
-                        m, source, instruction.source_precision, i, "source", 1)),
+                    lane.source_code.eq(self._code(m, source, instruction, "source", i, 1)),
                     lane.row.eq(row), lane.row_later.eq(row_later), lane.passes.eq(passes),
                     getattr(table, f"index_{i}").eq(lane.index),
                     lane.entry.eq(getattr(table, f"entry_{i}")),
@@ -427,19 +425,21 @@ class Special(wiring.Component):
             m.d.comb += error.eq(Cause.ILLEGAL_INSTRUCTION)
         return error
 
-    def _code(self, m: Module, vector: data.View, precision: Value, lane: int, name: str,
+    def _code(self, m: Module, vector: data.View, instruction: data.View, name: str, lane: int,
               cycles: int) -> Value:
-        """The lane's element of the pair that is due, above its bits what there is, `cycles`
-        later."""
+        """The lane's element of the pair that is due, `cycles` later: the code of a number with
+        floating point, or an integer, extended to 16 bits."""
         config, bits = self.config, Value.cast(vector)
         pair = Cat(self.phase[0], ~self.phase[1])
         code = Signal(16, name=f"{name}_code_{lane}")
-        with m.Switch(precision[:2]):
+        with m.Switch(instruction[f"{name}_precision"][:2]):
             for p in config.formats:
                 elements = [bits[p.bits * index:p.bits * (index + 1)] for index in
                             range(lane, config.column_lanes, config.special_lanes)]
                 with m.Case(p.value):
-                    m.d.comb += code.eq(_choose(m, pair, elements, f"{name}_{p.name}_{lane}"))
+                    element = _choose(m, pair, elements, f"{name}_{p.name}_{lane}")
+                    sign = element[-1] & instruction[f"{name}_signed"]
+                    m.d.comb += code.eq(Cat(element, sign.replicate(16 - p.bits)))
         return delay(m, code, cycles, name=f"{name}_code_{lane}")
 
     def _assemble(self, m: Module, precision: Value, results: Sequence[Value]) -> None:
@@ -572,6 +572,7 @@ class _Lane(wiring.Component):
     -------
     accumulator : In(32), cycle 0 or 4
     source_code : In(16), cycle 7
+        Of a number with floating point, or an integer extended to 16 bits; as the residual.
     row : In(32), cycle 8, row_later : In(32), cycle 12
         The row scalar.
     residual_code : In(16), cycle 7 or 18
@@ -594,13 +595,12 @@ class _Lane(wiring.Component):
         self.config = config
         self.fields = {
             "float_accumulator": 1, "relu": 1, "clip": 1, "residual": 1, "pool": 2,
-            "output_precision": 2, "output_signed": 1, "residual_precision": 2,
-            "residual_signed": 1}
+            "output_precision": 2, "output_signed": 1, "residual_precision": 2}
         ports = {"accumulator": In(ACCUMULATOR_BITS), "parameters": In(PARAMETER_BITS),
                  "residual_code": In(16), "window_first": In(1), "result": Out(16)}
         if config.special_functions:
-            self.fields |= {"source": 2, "source_precision": 2, "source_signed": 1, "product": 1,
-                            "function": 3, "row_scale": 1, "row_bias": 1}
+            self.fields |= {"source": 2, "source_precision": 2, "product": 1, "function": 3,
+                            "row_scale": 1, "row_bias": 1}
             ports |= {"source_code": In(16), "row": In(32), "row_later": In(32), "passes": In(1),
                       "index": Out(INDEX_BITS), "entry": In(ENTRY_BITS), "pooled": Out(32)}
         super().__init__(ports | {name: In(width) for name, width in self.fields.items()})
@@ -690,18 +690,8 @@ class _Lane(wiring.Component):
     def _from_code(self, m: Module, name: str) -> Value:
         """An element of the source or of the residual as FP32."""
         config = self.config
-        code, precision, is_signed = (getattr(self, f"{name}_{part}")
-                                      for part in ("code", "precision", "signed"))
-        number, sign = Signal(8, name=f"{name}_number"), Signal(name=f"{name}_sign")
-        with m.Switch(precision):
-            for p in config.formats:
-                if not p.is_float:
-                    bits = code[:p.bits]
-                    with m.Case(p.value):
-                        m.d.comb += [
-                            sign.eq(is_signed & bits[-1]),
-                            number.eq(Cat(bits, sign.replicate(8 - p.bits))),
-                        ]
+        code, precision = getattr(self, f"{name}_code"), getattr(self, f"{name}_precision")
+        number, sign = code[:8], code[-1]
         magnitude = Signal(8, name=f"{name}_magnitude")
         m.d.comb += magnitude.eq((number ^ sign.replicate(8)) + sign)
         shift = []
