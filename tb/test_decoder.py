@@ -68,7 +68,8 @@ def test_decoder_agrees_with_the_table(config, seed):
         "word": np.frombuffer(b"".join(words), "<u4").reshape(-1, 16),
         "index": np.array([source.getrandbits(INDEX_BITS) for _ in words], np.uint64),
     }
-    outputs = run_vectors(Decoder(config=config), inputs)
+    outputs = run_vectors(Decoder(config=config), inputs, flush=1)
+    outputs["legal"] = outputs["legal"][1:]
     layouts = {unit: unit_layout(unit, config) for unit in Unit}
     legal = 0
     for i, word in enumerate(words):

@@ -250,7 +250,7 @@ async def bench_checks(dut) -> None:
         await driver.offer("load", instruction, number)
         assert await driver.finish("load") is cause, instruction
         assert driver.value("load__fault_index") == number
-        assert driver.value("cycle") == driver.value("load_taken") + 20
+        assert driver.value("cycle") == driver.value("load_taken") + 21
         await driver.cycles()
         assert not driver.value("load__fault")
         assert not driver.value("load__instructions__ready"), "a failed unit must rest"

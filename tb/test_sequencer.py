@@ -71,6 +71,7 @@ def reference(program: list[Instruction], durations: list[int],
     depth, block, memory = config.queue_depth, config.fetch_block, config.instruction_memory
     arrived: list[int] = []
     fetch_free = put = 0
+    asking = False
     taken: dict[int, int] = {}
     free = dict.fromkeys(Unit, 0)
     retirements: list[tuple[int, Instruction]] = []
@@ -81,8 +82,10 @@ def reference(program: list[Instruction], durations: list[int],
     for cycle in range(1 << 20):
         unread = [put, *(queue[0][0] for queue in queues.values() if queue)]
         replaced = (len(arrived) // block + 1) * block - memory
-        if (fetch_free <= cycle and halted is None and len(arrived) < len(program)
-                and min(unread) >= replaced):
+        was_asking = asking
+        asking = halted is None and len(arrived) < len(program) and min(unread) >= replaced
+        if fetch_free <= cycle and was_asking:
+            asking = False
             count = min(block, len(program) - len(arrived))
             arrived += [cycle + FETCH_LATENCY + 4 * (i + 1) for i in range(count)]
             fetch_free = arrived[-1]

@@ -56,15 +56,15 @@ def _field_legal(field: Field, value: Value) -> Value:
     return value.any() if field.least == 1 else value >= field.least
 
 
-def _word_legal(row: InstructionType, word: Value, spare: Value) -> Value:
+def _fields_legal(row: InstructionType, word: Value) -> Value:
     view = word_layout(row)(word)
     restricted = [f for f in (*HEADER, *row.fields) if f.least > 0 or f.choices is not None]
-    return (view.opcode == row.opcode) & ~view.reserved.any() & ~spare & Cat(
+    return (view.opcode == row.opcode) & ~view.reserved.any() & Cat(
         *(_field_legal(f, getattr(view, f.name)) for f in restricted)).all()
 
 
 class Decoder(wiring.Component):
-    """Takes an instruction word apart. Combinational.
+    """Takes an instruction word apart. Combinational, but for `legal`.
 
     Members
     -------
@@ -73,7 +73,7 @@ class Decoder(wiring.Component):
     index : In
         Its place in the program, passed on.
     legal : Out(1)
-        Exactly when `ulpsim.isa.decode` accepts the word.
+        Exactly when `ulpsim.isa.decode` accepts the word of the cycle before.
     halt : Out(1)
         The opcode is HALT's.
     units : Out(4)
@@ -114,12 +114,12 @@ class Decoder(wiring.Component):
         spare: Value = Const(0, 1)
         end = INSTRUCTION_BITS
         for row in sorted(INSTRUCTIONS, key=_length, reverse=True):
-            row_spare = Signal(name=f"spare_{row.name.lower()}")
-            row_legal = Signal(name=f"legal_{row.name.lower()}")
-            m.d.comb += row_spare.eq(spare | self.word[_length(row):end].any())
-            spare, end = row_spare, _length(row)
-            m.d.comb += row_legal.eq(_word_legal(row, self.word, spare))
-            legal.append(row_legal)
+            used = Signal(name=f"used_behind_{row.name.lower()}")
+            fields = Signal(name=f"fields_of_{row.name.lower()}")
+            m.d.sync += [used.eq(self.word[_length(row):end].any()),
+                         fields.eq(_fields_legal(row, self.word))]
+            spare, end = spare | used, _length(row)
+            legal.append(fields & ~spare)
         m.d.comb += self.legal.eq(Cat(legal).any())
 
         header = word_layout(INSTRUCTIONS[0])(self.word)

@@ -39,7 +39,7 @@ class Load(wiring.Component):
     assembled in the first. Groups for other memories are written as soon as they are complete. The
     read channel is stalled only when both buffers are full, which four-beat groups never cause.
 
-    Cycles, from the one in which an instruction is taken (0): the bursts start in 20 (a fetch: in
+    Cycles, from the one in which an instruction is taken (0): the bursts start in 21 (a fetch: in
     2), and `ulpsim.cycles_memory` has the rest.
 
     Members
@@ -136,6 +136,7 @@ class Load(wiring.Component):
         instruction: Any = Signal.like(self.instructions.payload)
         fetching = Signal()
         checking = Signal()
+        checked = Signal()
         starting = Signal()
         running = Signal()
         failed = Signal()
@@ -184,9 +185,10 @@ class Load(wiring.Component):
             destination.pitch.eq(instruction.pitch),
             destination.first.eq(instruction.address),
             destination.length.eq(instruction.length),
-            error.eq(self._check(m, instruction, fill, segment, source.end, destination.end)),
         ]
-        with m.If(checking & source.done & ~halted):
+        found = self._check(m, instruction, fill, segment, source.end, destination.end)
+        m.d.sync += [checked.eq(source.done), error.eq(found)]
+        with m.If(checking & checked & ~halted):
             m.d.sync += checking.eq(0)
             with m.If(error == Cause.NONE):
                 m.d.comb += begin.eq(1)

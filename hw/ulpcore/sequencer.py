@@ -47,7 +47,7 @@ class Sequencer(wiring.Component):
 
     - Fetch: blocks of `fetch_block` instructions are asked for in order, one after the other,
       as long as HALT has not been reached. A block takes the place of the one that lies the size
-      of the memory before it, from the cycle after the last of that one has left its queue. The
+      of the memory before it, two cycles after the last of that one has left its queue. The
       load unit is to put its instructions first as long as the execute unit has one in its queue.
     - Dispatch: an instruction is read in an even cycle, from the cycle after its last word was
       written on, checked in the next, and put into its unit's queue in the one after, in which
@@ -189,6 +189,8 @@ class Sequencer(wiring.Component):
         pending_index = Signal(index)
         pending_units = Signal(len(Unit))
         pending_legal = Signal()
+        was_legal = Signal()
+        fresh = Signal()
         pending_halt = Signal()
         halted = Signal()
         queues = []
@@ -208,7 +210,8 @@ class Sequencer(wiring.Component):
         ]
         dispatcher_reads = Signal()
         m.d.comb += dispatcher_reads.eq(running & even & ~halted & ~absent & (~pending | put))
-        m.d.sync += reading.eq(dispatcher_reads)
+        m.d.sync += [reading.eq(dispatcher_reads), fresh.eq(reading), was_legal.eq(pending_legal)]
+        m.d.comb += pending_legal.eq(Mux(fresh, decoder.legal, was_legal))
         with m.If(dispatcher_reads):
             m.d.comb += [read.en.eq(1), read_index.eq(place)]
             m.d.sync += place.eq(place + 1)
@@ -219,7 +222,6 @@ class Sequencer(wiring.Component):
                 pending.eq(1),
                 pending_index.eq(decoder.index),
                 pending_units.eq(decoder.units),
-                pending_legal.eq(decoder.legal),
                 pending_halt.eq(decoder.halt),
             ]
         for queue, selected in zip(queues, pending_units, strict=True):
@@ -233,6 +235,8 @@ class Sequencer(wiring.Component):
         tokens = [[Signal(_TOKEN_BITS, name=f"tokens_{giver.name}_{taker.name}".lower())
                    for taker in Unit] for giver in Unit]
         overflow = [Signal(name=f"overflow_{unit.name.lower()}") for unit in Unit]
+        poster = [Signal(index, name=f"poster_{unit.name.lower()}") for unit in Unit]
+        full = Signal()
         head_valid = Signal(len(Unit))
         head_loading = Signal(len(Unit))
         taken_index = Array(Signal(index, name=f"taken_{unit.name.lower()}")
@@ -268,12 +272,15 @@ class Sequencer(wiring.Component):
             overflows = []
             for taker in Unit:
                 count = tokens[giver.value][taker.value]
+                with m.If(count.all() & port.retired & port.retired_post[taker.value]):
+                    m.d.comb += full.eq(1)
                 total = Signal(_TOKEN_BITS + 1, name=f"total_{giver.name}_{taker.name}".lower())
                 m.d.comb += total.eq(count + (port.retired & port.retired_post[taker.value])
                                      - taken[taker.value][giver.value])
                 m.d.sync += count.eq(total)
                 overflows.append(total[-1])
-            m.d.comb += overflow[giver.value].eq(Cat(overflows).any())
+            m.d.sync += [overflow[giver.value].eq(Cat(overflows).any()),
+                         poster[giver.value].eq(taken_index[giver.value])]
 
         # What ends a run.
         busy_units = Cat(port.busy for port in ports)
@@ -310,7 +317,7 @@ class Sequencer(wiring.Component):
             for unit in reversed(Unit):
                 with m.If(overflow[unit.value]):
                     m.d.comb += [cause.eq(Cause.TOKEN_OVERFLOW),
-                                 cause_index.eq(taken_index[unit.value])]
+                                 cause_index.eq(poster[unit.value])]
             with m.If(running & even & exhausted & ~pending & ~halted):
                 m.d.comb += [cause.eq(Cause.PROGRAM_LENGTH), cause_index.eq(place)]
             with m.If(running & even & pending & ~pending_legal):
@@ -351,7 +358,9 @@ class Sequencer(wiring.Component):
                     m.d.comb += cause.eq(Cause.PROGRAM_LENGTH)
                 or_stop()
             with m.State("RUN"):
-                with m.If(halted & ~waiting.any() & ~busy_units.any() & ~trouble & ~self.reset):
+                # Nothing waits, so nothing takes a token either: a full counter overflows.
+                with m.If(halted & ~waiting.any() & ~busy_units.any() & ~full & ~trouble
+                          & ~self.reset):
                     m.d.comb += self.done.eq(1)
                     m.next = "IDLE"
                 or_stop()
@@ -373,6 +382,7 @@ class Sequencer(wiring.Component):
             m.d.sync += [
                 *(count.eq(0) for row in tokens for count in row),
                 *(taken.eq(0) for taken in taken_index),
+                *(late.eq(0) for late in overflow),
                 turn.eq(0), place.eq(0), arrived.eq(0), reading.eq(0), pending.eq(0), halted.eq(0),
                 head_valid.eq(0), head_loading.eq(0), still.eq(0),
                 aborting.eq(self.reset), deadline.eq(self.watchdog), guarded.eq(self.watchdog != 0),
@@ -396,7 +406,6 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             left.eq(self.program_length[:len(left)] - asked),
             self.fetch_first.eq(~queues[Unit.EXECUTE.value].r_rdy),
-            self.fetch.valid.eq(wanted & (left != 0) & room),
             self.fetch.payload.address.eq(address),
             self.fetch.payload.index.eq(asked),
             self.fetch.payload.count.eq(
@@ -404,10 +413,13 @@ class Sequencer(wiring.Component):
         ]
         with m.If(put):
             m.d.sync += next_put.eq(next_put + 1)
+        m.d.sync += self.fetch.valid.eq(wanted & (left != 0) & room)
         with m.If(self.fetch.valid & self.fetch.ready):
             m.d.sync += [
+                self.fetch.valid.eq(0),
                 asked.eq(asked + self.fetch.payload.count),
                 address.eq(address + (self.config.fetch_block * INSTRUCTION_BYTES)),
             ]
         with m.If(self.clear):
-            m.d.sync += [asked.eq(0), next_put.eq(0), address.eq(self.program_address)]
+            m.d.sync += [self.fetch.valid.eq(0), asked.eq(0), next_put.eq(0),
+                         address.eq(self.program_address)]

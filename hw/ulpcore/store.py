@@ -33,7 +33,7 @@ class Store(wiring.Component):
     read in phase 1 into two buffers and sent beat by beat; beats of a burst start when its address
     has been issued. An instruction retires when all its bursts have been answered.
 
-    Cycles, from the one in which an instruction is taken (0): bursts and reads start in 20;
+    Cycles, from the one in which an instruction is taken (0): bursts and reads start in 21;
     `ulpsim.cycles_memory` has the rest.
 
     Members
@@ -98,6 +98,7 @@ class Store(wiring.Component):
 
         instruction: Any = Signal.like(self.instructions.payload)
         checking = Signal()
+        checked = Signal()
         running = Signal()
         failed = Signal()
         halted = Signal()
@@ -118,13 +119,14 @@ class Store(wiring.Component):
             destination.pitch.eq(instruction.target_pitch),
             destination.first.eq(instruction.offset),
             destination.length.eq(instruction.length << 1),
-            error.eq(self._check(m, instruction, segment, source.end, destination.end)),
         ]
         m.d.sync += [self.retired.eq(0), self.fault.eq(0)]
         with m.If(self.instructions.valid & self.instructions.ready):
             m.d.sync += [instruction.eq(self.instructions.payload), checking.eq(1)]
             m.d.comb += [source.start.eq(1), destination.start.eq(1)]
-        with m.If(checking & source.done & ~halted):
+        found = self._check(m, instruction, segment, source.end, destination.end)
+        m.d.sync += [checked.eq(source.done), error.eq(found)]
+        with m.If(checking & checked & ~halted):
             m.d.sync += checking.eq(0)
             with m.If(error == Cause.NONE):
                 m.d.sync += running.eq(1)

@@ -163,7 +163,7 @@ class _Run:
             return None
         # The first instruction that may still wait in a queue.
         gone = first + self.config.fetch_block - self.config.instruction_memory
-        asked = 0
+        asked = 1
         if gone > 0:
             if gone > len(self.put):
                 return None
@@ -172,9 +172,9 @@ class _Run:
                 if count > len(self.heads[unit]):
                     return None
                 if count:
-                    asked = max(asked, self.heads[unit][count - 1] + 1)
+                    asked = max(asked, self.heads[unit][count - 1] + 2)
         halted = self._next_put() if len(self.put) == len(self.program) < first else None
-        if halted is not None and max(asked, self.load.free) > halted:
+        if halted is not None and max(asked, self.load.free) > halted + 1:
             return None
         return (asked,)
 

@@ -17,7 +17,7 @@ from .isa import INSTRUCTION_BYTES, Instruction, Segment, Target
 __all__ = ["Load", "Store"]
 
 #: Cycles from taking an instruction until it has been checked and begins.
-CHECK_CYCLES = 19
+CHECK_CYCLES = 20
 #: Store bursts under way at once.
 OUTSTANDING_WRITES = 4
 _LEAST_LATENCY = 2
