@@ -161,8 +161,10 @@ def place_and_route(netlist: Path, *, seed: int = 1, device: str = "85k", speed:
                     target_mhz: float = 80.0) -> Timing:
     """Place and route a netlist out of context; area and the routed clock frequency.
 
-    Raises RuntimeError with the end of nextpnr's output when it fails, for example because the
-    design does not fit.
+    A core fills more than half of the device: placed by nextpnr's electrostatic placer it takes
+    15 % less wire than with the default one, and only `router1` comes to an end. Raises
+    RuntimeError with the end of nextpnr's output when it fails, for example because the design
+    does not fit.
     """
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -171,8 +173,8 @@ def place_and_route(netlist: Path, *, seed: int = 1, device: str = "85k", speed:
                    "sys.exit(tool.run_nextpnr_ecp5(sys.argv[1:]))",
                    f"--{device}", "--package", "CABGA756", "--speed", str(speed),
                    "--json", "design.json", "--seed", str(seed), "--freq", str(target_mhz),
-                   "--router", "router2", "--timing-allow-fail", "--report", "report.json",
-                   "--lpf-allow-unconstrained", "--textcfg", "design.config"]
+                   "--placer", "static", "--router", "router1", "--timing-allow-fail",
+                   "--report", "report.json", "--lpf-allow-unconstrained", "--textcfg", "design.config"]
         result = subprocess.run(command, capture_output=True, text=True, cwd=work, check=False)
         output = result.stdout + result.stderr
         if result.returncode:
