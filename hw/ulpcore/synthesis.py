@@ -174,7 +174,8 @@ def place_and_route(netlist: Path, *, seed: int = 1, device: str = "85k", speed:
                    f"--{device}", "--package", "CABGA756", "--speed", str(speed),
                    "--json", "design.json", "--seed", str(seed), "--freq", str(target_mhz),
                    "--placer", "static", "--router", "router1", "--timing-allow-fail",
-                   "--report", "report.json", "--lpf-allow-unconstrained", "--textcfg", "design.config"]
+                   "--report", "report.json", "--lpf-allow-unconstrained",
+                   "--textcfg", "design.config"]
         result = subprocess.run(command, capture_output=True, text=True, cwd=work, check=False)
         output = result.stdout + result.stderr
         if result.returncode:
