@@ -324,9 +324,13 @@ class _InstructionWriter:
             return True
         rows = instruction["count_0"] * instruction["count_1"]
         first, reduced = instruction["row"], instruction["reduced_row"]
-        if max(first, reduced) + rows > self.rows or (
-                instruction["reduce"] and abs(first - reduced) < rows
-                and (first != reduced or instruction["count_2"] > 1)):
+        reads = (instruction.choice("source") is Source.ROWS or instruction["row_scale"]
+                 or instruction["row_bias"])
+        writes = instruction["reduce"]
+        if (reads and first + rows > self.rows) or (writes and reduced + rows > self.rows):
+            return False
+        if reads and writes and abs(first - reduced) < rows and (
+                first != reduced or instruction["count_2"] > 1):
             return False
         touched = [a for a in accesses(instruction, self.config)
                    if a.memory is Memory.ACTIVATIONS]
@@ -391,10 +395,10 @@ class _InstructionWriter:
         residual = self.below(2)
         if self.config.special_functions:
             values = {"source": list(Source)[self.below(3)], **some_format("source"),
-                      "product": self.below(2), "row_scale": int(self.rng.random() < 0.2),
-                      "row_bias": int(self.rng.random() < 0.2), "row": self.below(self.rows),
+                      "product": self.below(2), "row_scale": int(self.rng.random() < 0.3),
+                      "row_bias": int(self.rng.random() < 0.3), "row": self.below(8),
                       "reduce": int(pool is not Pool.NONE and self.rng.random() < 0.3),
-                      "reduced_row": self.below(self.rows)}
+                      "reduced_row": self.below(8)}
             if not residual:
                 values["function"] = list(Function)[self.below(len(Function))]
         return Instruction(
