@@ -4,10 +4,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from ulpsim import dlfloat, float32
+from ulpsim import dlfloat, float32, fp8
 from ulpsim.formats import FORMATS, Format, Precision
 from ulpsim.integers import pack, unpack
-from ulpsim.matmul import dot, matmul
+from ulpsim.matmul import dot, dot_fp8, matmul, matmul_fp8
 
 INTEGERS = [p for p in Precision if not p.is_float]
 
@@ -128,6 +128,39 @@ def test_special_floats(rng: np.random.Generator) -> None:
         for j in range(3):
             assert result[i, j] == dot(a[i].tolist(), w[:, j].tolist(), Precision.FP16, False,
                                        False, 2, int(start[i, j]))
+
+
+@pytest.mark.parametrize("kinds", [
+    (fp8.forward(), fp8.forward()), (fp8.BACKWARD, fp8.forward(3)),
+    (fp8.forward(15), fp8.BACKWARD), (fp8.BACKWARD, fp8.BACKWARD)], ids=str)
+@pytest.mark.parametrize(("outputs", "depth", "columns", "rows"), [
+    (3, 20, 5, 8), (1, 37, 8, 4), (17, 3, 1, 8), (2, 1, 2, 2)])
+@pytest.mark.parametrize("special", [False, True])
+def test_matmul_of_fp8_is_dot(rng: np.random.Generator, kinds: tuple[fp8.Float8, fp8.Float8],
+                              outputs: int, depth: int, columns: int, rows: int,
+                              special: bool) -> None:
+    """Over all codes, and over such as leave the sums finite."""
+    a = rng.integers(0, 1 << 16, (outputs, depth)).astype(np.uint16)
+    w = rng.integers(0, 1 << 16, (depth, columns)).astype(np.uint16)
+    if not special:                                    # no exponent with its upper bit set
+        a, w = a & 0xBFBF, w & 0xBFBF
+    for start in (None, _accumulators(rng, Precision.FP16, (outputs, columns))):
+        result = matmul_fp8(a, w, *kinds, rows, start)
+        expected = [[dot_fp8(a[i].tolist(), w[:, j].tolist(), *kinds, rows,
+                             0 if start is None else int(start[i, j])) for j in range(columns)]
+                    for i in range(outputs)]
+        np.testing.assert_array_equal(result, expected)
+        assert special or (result != float32.NAN).all()
+
+
+def test_fp8_pads_depth_with_zeros(rng: np.random.Generator) -> None:
+    """A slot's missing element, and a tile's missing slots, are zero codes."""
+    kind = fp8.forward()
+    a, w = rng.integers(0, 0x7F, (3, 9)), rng.integers(0, 0x7F, (9, 2))
+    slots = pack(a, Precision.INT8), pack(w.T, Precision.INT8).T
+    longer = np.pad(slots[0], ((0, 0), (0, 3))), np.pad(slots[1], ((0, 3), (0, 0)))
+    np.testing.assert_array_equal(matmul_fp8(*slots, kind, kind, 8),
+                                  matmul_fp8(*longer, kind, kind, 8))
 
 
 def test_the_height_of_the_array_matters_to_floats_only(rng: np.random.Generator) -> None:

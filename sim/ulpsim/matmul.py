@@ -6,21 +6,24 @@ FP16: K is cut into tiles of `rows` slots. In a tile a DLFloat16 partial sum sta
 takes the slots in order, p = fma(a, w, p); a tile that reaches beyond K is filled up with zeros,
 which changes nothing. The accumulator is FP32: it takes the tiles' partial sums in order.
 
-`dot` is this definition, one output at a time. `matmul` is its twin for matrices.
+FP8: the same with p = fp8.fma2(a, w, p), a slot's two products in one step.
+
+`dot` and `dot_fp8` are this definition, one output at a time. `matmul` and `matmul_fp8` are their
+twins for matrices.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import dlfloat, float32
+from . import dlfloat, float32, fp8
 from .formats import Format, Precision
 from .integers import unpack
 
-__all__ = ["dot", "matmul"]
+__all__ = ["dot", "dot_fp8", "matmul", "matmul_fp8"]
 
 #: Sums that are computed side by side: what keeps the working set within a core's cache.
 _BLOCK = 1 << 15
@@ -34,9 +37,7 @@ def dot(activations: Sequence[int], weights: Sequence[int], precision: Precision
     The signs say how integers are read; they mean nothing to FP16. `rows` is the height of the
     array. Raises ValueError if the rows of slots differ in length.
     """
-    if len(activations) != len(weights):
-        raise ValueError(f"weights must be {len(activations)} slots, as many as activations, "
-                         f"not {len(weights)}")
+    _check_lengths(activations, weights)
     if precision.is_float:
         for first in range(0, len(activations), rows):
             partial = 0
@@ -50,6 +51,29 @@ def dot(activations: Sequence[int], weights: Sequence[int], precision: Precision
     return (accumulator + sum(a * w for a, w in zip(left, right, strict=True))) % (1 << 32)
 
 
+def dot_fp8(activations: Sequence[int], weights: Sequence[int], activation_kind: fp8.Float8,
+            weight_kind: fp8.Float8, rows: int, accumulator: int = 0) -> int:
+    """`dot` for slots of two FP8 codes, the first in the lower byte.
+
+    The two sides may be of different kinds.
+    """
+    _check_lengths(activations, weights)
+    for first in range(0, len(activations), rows):
+        partial = 0
+        for a, w in zip(activations[first:first + rows], weights[first:first + rows], strict=True):
+            partial = fp8.fma2(
+                (activation_kind.decode_exact(a & 0xFF), activation_kind.decode_exact(a >> 8)),
+                (weight_kind.decode_exact(w & 0xFF), weight_kind.decode_exact(w >> 8)), partial)
+        accumulator = float32.add(accumulator, float32.from_dlfloat(partial))
+    return accumulator
+
+
+def _check_lengths(activations: Sequence[int], weights: Sequence[int]) -> None:
+    if len(activations) != len(weights):
+        raise ValueError(f"weights must be {len(activations)} slots, as many as activations, "
+                         f"not {len(weights)}")
+
+
 def matmul(activations: ArrayLike, weights: ArrayLike, precision: Precision,
            activation_signed: bool, weight_signed: bool, rows: int,
            accumulators: ArrayLike | None = None) -> NDArray[np.uint32]:
@@ -59,6 +83,34 @@ def matmul(activations: ArrayLike, weights: ArrayLike, precision: Precision,
     added to; without them the sum starts from zero. The signs say how integers are read; they
     mean nothing to FP16. Raises ValueError for shapes that do not fit.
     """
+    left, right, start = _checked(activations, weights, rows, accumulators)
+    if precision.is_float:
+        return _float_matmul(dlfloat.decode_array(left)[None], dlfloat.decode_array(right)[None],
+                             rows, start, _fused_product)
+    return _integer_matmul(unpack(left, Format(precision, bool(activation_signed))),
+                           unpack(right.T, Format(precision, bool(weight_signed))),
+                           precision, start)
+
+
+def matmul_fp8(activations: ArrayLike, weights: ArrayLike, activation_kind: fp8.Float8,
+               weight_kind: fp8.Float8, rows: int, accumulators: ArrayLike | None = None
+               ) -> NDArray[np.uint32]:
+    """`matmul` for slots of two FP8 codes, the first in the lower byte.
+
+    The two sides may be of different kinds.
+    """
+    left, right, start = _checked(activations, weights, rows, accumulators)
+
+    def elements(slots: NDArray[np.uint16], kind: fp8.Float8) -> NDArray[np.float64]:
+        return kind.decode_array(np.stack([slots & 0xFF, slots >> 8]))
+
+    return _float_matmul(elements(left, activation_kind), elements(right, weight_kind), rows,
+                         start, _fused_pair)
+
+
+def _checked(activations: ArrayLike, weights: ArrayLike, rows: int, accumulators: ArrayLike | None
+             ) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.uint32]]:
+    """Both matrices of slots and the accumulators to begin with."""
     left, right = np.asarray(activations, np.uint16), np.asarray(weights, np.uint16)
     if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:
         raise ValueError(f"activations and weights must be [M, K] and [K, N], not "
@@ -70,11 +122,7 @@ def matmul(activations: ArrayLike, weights: ArrayLike, precision: Precision,
         raise ValueError(f"accumulators must be {list(shape)}, not {list(start.shape)}")
     if rows < 1:
         raise ValueError(f"rows must be at least 1, not {rows!r}")
-    if precision.is_float:
-        return _float_matmul(left, right, rows, start)
-    return _integer_matmul(unpack(left, Format(precision, bool(activation_signed))),
-                           unpack(right.T, Format(precision, bool(weight_signed))),
-                           precision, start)
+    return left, right, start
 
 
 def _integer_matmul(left: NDArray[np.int64], right: NDArray[np.int64], precision: Precision,
@@ -89,18 +137,34 @@ def _integer_matmul(left: NDArray[np.int64], right: NDArray[np.int64], precision
     return total.astype(np.uint32)
 
 
-def _float_matmul(left: NDArray[np.uint16], right: NDArray[np.uint16], rows: int,
-                  start: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    outputs, depth = left.shape
-    columns = right.shape[1]
+#: Takes a slot's elements, [elements, ...] of both sides, and the sums; returns the new sums.
+_Step = Callable[[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
+                 NDArray[np.float64]]
+
+
+def _fused_product(a: NDArray[np.float64], w: NDArray[np.float64], total: NDArray[np.float64]
+                   ) -> NDArray[np.float64]:
+    return dlfloat.fma_values(a[0], w[0], total)
+
+
+def _fused_pair(a: NDArray[np.float64], w: NDArray[np.float64], total: NDArray[np.float64]
+                ) -> NDArray[np.float64]:
+    return fp8.fma2_values(a[0], w[0], a[1], w[1], total)
+
+
+def _float_matmul(left: NDArray[np.float64], right: NDArray[np.float64], rows: int,
+                  start: NDArray[np.uint32], step: _Step) -> NDArray[np.uint32]:
+    """`start` and the sums of left [elements, M, K] times right [elements, K, N]."""
+    elements, outputs, depth = left.shape
+    columns = right.shape[2]
     tiles = -(-depth // rows)
-    a = np.zeros((outputs, tiles * rows))
-    a[:, :depth] = dlfloat.decode_array(left)
-    w = np.zeros((columns, tiles * rows))
-    w[:, :depth] = dlfloat.decode_array(right).T
-    # Operands [rows, outputs, columns, tiles]; an axis that an operand lacks has length 1.
-    a = a.reshape(outputs, 1, tiles, rows).transpose(3, 0, 1, 2)
-    w = w.reshape(1, columns, tiles, rows).transpose(3, 0, 1, 2)
+    a = np.zeros((elements, outputs, tiles * rows))
+    a[:, :, :depth] = left
+    w = np.zeros((elements, columns, tiles * rows))
+    w[:, :, :depth] = right.transpose(0, 2, 1)
+    # Operands [rows, elements, outputs, columns, tiles]; an axis that one lacks has length 1.
+    a = a.reshape(elements, outputs, 1, tiles, rows).transpose(4, 0, 1, 2, 3)
+    w = w.reshape(elements, 1, columns, tiles, rows).transpose(4, 0, 1, 2, 3)
     total = float32.to_values(start)
 
     step_m = max(1, min(outputs, max(256, _BLOCK // max(1, columns))))
@@ -116,7 +180,8 @@ def _float_matmul(left: NDArray[np.uint16], right: NDArray[np.uint16], rows: int
         with np.errstate(over="ignore", invalid="ignore"):
             for first in range(0, tiles, step_t):
                 t = slice(first, first + step_t)
-                partial = _partial_sums(a[:, m, :, t], w[:, :, n, t]).astype(np.float32)
+                partial = _partial_sums(a[:, :, m, :, t], w[:, :, :, n, t], step).astype(
+                    np.float32)
                 for i in range(partial.shape[2]):
                     accumulators += partial[:, :, i]
         total[m, n] = float32.canonical_values(accumulators)
@@ -131,14 +196,18 @@ def _float_matmul(left: NDArray[np.uint16], right: NDArray[np.uint16], rows: int
     return float32.from_values(total)
 
 
-def _partial_sums(a: NDArray[np.float64], w: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sums over axis 0 of a [rows, M, 1, T] times w [rows, 1, N, T]: DLFloat16 values [M, N, T]."""
-    shape = np.broadcast_shapes(a.shape, w.shape)[1:]
+def _partial_sums(a: NDArray[np.float64], w: NDArray[np.float64], step: _Step
+                  ) -> NDArray[np.float64]:
+    """Sums over axes 0 and 1 of a [rows, elements, M, 1, T] times w [rows, elements, 1, N, T].
+
+    They are DLFloat16 values [M, N, T].
+    """
+    shape = np.broadcast_shapes(a.shape, w.shape)[2:]
     # numpy is fast along the last axis: make it the longest.
     order = sorted(range(3), key=shape.__getitem__)
-    axes = (0, *(1 + i for i in order))
+    axes = (0, 1, *(2 + i for i in order))
     a, w = np.ascontiguousarray(a.transpose(axes)), np.ascontiguousarray(w.transpose(axes))
     total = np.zeros([shape[i] for i in order])
     for x, y in zip(a, w, strict=True):
-        total = dlfloat.fma_values(x, y, total)
+        total = step(x, y, total)
     return total.transpose(np.argsort(order))
