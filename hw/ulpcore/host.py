@@ -8,7 +8,7 @@ import cocotb
 from cocotb.handle import SimHandleBase
 from cocotb.triggers import ClockCycles, First, ReadOnly, RisingEdge
 from ulpsim.isa import Segment
-from ulpsim.registers import REGISTERS
+from ulpsim.registers import REGISTERS, Control, Status
 
 _OFFSETS = {register.name: register.offset for register in REGISTERS}
 
@@ -64,13 +64,19 @@ class Host:
         """Run one job; (cause, instruction, cycles)."""
         await self.write("PROGRAM_ADDRESS", job["program"])
         await self.write("PROGRAM_LENGTH", job["instructions"])
+        await self.write("WATCHDOG", job["watchdog"])
         for segment in Segment:
             base, size = job["segments"][segment.name]
             await self.write(f"SEGMENT_{segment.value}_BASE", base)
             await self.write(f"SEGMENT_{segment.value}_SIZE", size)
         await self.write("INTERRUPT_ENABLE", 1)
         await self.write("CONTROL", 1)
-        if not int(self.dut.interrupt.value):
+        if job["reset_after"] is not None:
+            await ClockCycles(self.dut.clk, job["reset_after"])
+            await self.write("CONTROL", Control.RESET)
+            while await self.read("STATUS") & Status.BUSY:
+                pass
+        elif not int(self.dut.interrupt.value):
             await First(RisingEdge(self.dut.interrupt), ClockCycles(self.dut.clk, 50_000_000))
         cause = await self.read("CAUSE")
         instruction = await self.read("FAULT_INSTRUCTION")

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from ulpsim.config import CoreConfig
 from ulpsim.isa import Cause, Segment
+from ulpsim.registers import WATCHDOG_RESET
 
 from .core import Core
 from .simulation import build_cocotb, run_cocotb
@@ -30,12 +31,16 @@ _HERE = Path(__file__).parent
 class Job:
     """One run of the core: where the program stands, and the segments that it may touch.
 
-    Addresses and sizes are bytes; `instructions` counts instructions.
+    Addresses and sizes are bytes; `instructions` counts instructions, `watchdog` cycles. With
+    `reset_after` the host resets the core that many cycles after the start, if it still runs; the
+    cause is then NONE.
     """
 
     program: int
     instructions: int
     segments: Mapping[Segment, tuple[int, int]]
+    watchdog: int = WATCHDOG_RESET
+    reset_after: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +94,7 @@ def run_jobs(config: CoreConfig, memory: np.ndarray, jobs: Sequence[Job], *,
         (folder / "memory.hex").write_text("\n".join(f"{word:x}" for word in words) + "\n")
         (folder / "jobs.json").write_text(json.dumps([
             {"program": job.program, "instructions": job.instructions,
+             "watchdog": job.watchdog, "reset_after": job.reset_after,
              "segments": {s.name: list(job.segments.get(s, (0, 0))) for s in Segment}}
             for job in jobs]))
         plusargs = [f"+words={len(words)}", f"+latency={model.latency}",
