@@ -1,0 +1,76 @@
+"""Proofs of Amaranth modules by k-induction: Yosys writes the transitions, z3 finds no way out."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import z3
+from amaranth.back import rtlil
+from amaranth.hdl import Fragment, Module, Signal, Value
+from amaranth.lib import wiring
+
+__all__ = ["inside", "prove"]
+
+_SCRIPT = ("read_rtlil design.il; prep -top top -flatten; memory_nordff; async2sync; "
+           "chformal -lower; dffunmap; write_smt2 design.smt2")
+
+
+def inside(component: wiring.Component) -> tuple[Fragment, dict[str, Signal]]:
+    """The component to put among a module's submodules, and the signals within, by name.
+
+    The names of signals in submodules of the component begin with the submodule's, and a dot.
+    """
+    fragment = Fragment.get(component, None)
+    return fragment, _signals(fragment, "")
+
+
+def _signals(fragment: Fragment, prefix: str) -> dict[str, Signal]:
+    found = {}
+    for statements in fragment.statements.values():
+        for signal in statements._lhs_signals():
+            found[prefix + signal.name] = signal
+    for inner, name, _ in fragment.subfragments:
+        found |= _signals(inner, f"{prefix}{name}.")
+    return found
+
+
+def prove(module: Module, inputs: list[Value], *, depth: int = 1, timeout: int = 600) -> None:
+    """Prove that no assertion of a module can fail while its assumptions hold.
+
+    They hold in the first `depth` cycles from the registers' initial values (which the reset
+    brings too), and in any cycle that follows `depth` in which they and the assumptions hold.
+    Raises AssertionError if either is not so, with the inputs and registers of a counterexample,
+    or if z3 has found nothing after `timeout` seconds.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "design.il").write_text(rtlil.convert(module, name="top", ports=inputs))
+        # In a process of its own: Yosys prints what it does, and ends the process at an error.
+        yosys = subprocess.run([sys.executable, "-c", "from pyosys import libyosys as yosys\n"
+                        f"design = yosys.Design()\nfor step in {_SCRIPT!r}.split('; '):\n"
+                        "    yosys.run_pass(step, design)"],
+                       cwd=folder, check=False, capture_output=True, text=True)
+        assert yosys.returncode == 0, f"Yosys failed:\n{(yosys.stdout + yosys.stderr)[-2000:]}"
+        design = (folder / "design.smt2").read_text()
+    assert "; yosys-smt2-assert" in design, "a proof must have an assertion"
+    states = [f"s{i}" for i in range(depth + 1)]
+    given = [line for i, s in enumerate(states) for line in (
+        f"(declare-const {s} |top_s|)", f"(assert (|top_h| {s}))", f"(assert (|top_u| {s}))",
+        *([f"(assert (|top_t| {states[i - 1]} {s}))"] if i else []))]
+    some_failure = "(assert (or " + " ".join(f"(not (|top_a| {s}))" for s in states[:-1]) + "))"
+    good = [f"(assert (|top_a| {s}))" for s in states[:-1]]
+    failure_after = [*good, f"(assert (not (|top_a| {states[-1]})))"]
+    for what, goal in (("from the start", ["(assert (|top_i| s0))", some_failure]),
+                       ("in the induction step", failure_after)):
+        solver = z3.Solver()
+        solver.set("timeout", 1000 * timeout)
+        solver.from_string("\n".join([design, *given, *goal]))
+        answer = solver.check()
+        assert answer != z3.sat, f"{what} an assertion fails:\n{_describe(design, solver.model())}"
+        assert answer == z3.unsat, f"{what} z3 found neither a proof nor a failure"
+
+
+def _describe(design: str, model: z3.ModelRef) -> str:
+    asserts = [line for line in design.splitlines() if line.startswith("; yosys-smt2-assert")]
+    return "\n".join([*asserts, str(model)[:4000]])
