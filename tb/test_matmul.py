@@ -130,6 +130,39 @@ def test_special_floats(rng: np.random.Generator) -> None:
                                        False, 2, int(start[i, j]))
 
 
+@pytest.mark.parametrize(("precision", "narrow"), [
+    (Precision.INT8, Precision.INT4), (Precision.INT8, Precision.INT2),
+    (Precision.INT4, Precision.INT2)])
+@pytest.mark.parametrize("depth", [1, 3, 8, 41])
+def test_narrower_weights(rng: np.random.Generator, precision: Precision, narrow: Precision,
+                          depth: int) -> None:
+    """As if the weights had been widened before; the last slot may be used in part."""
+    a = _slots(rng, precision, (5, depth))
+    lines = -(-depth * precision.per_slot // narrow.per_slot)
+    w = _slots(rng, narrow, (lines, 3))
+    for signs in ((False, False), (False, True), (True, False), (True, True)):
+        elements = unpack(w.T, Format(narrow, signs[1]))[:, :depth * precision.per_slot]
+        result = matmul(a, w, precision, *signs, 8, weight_precision=narrow)
+        np.testing.assert_array_equal(
+            result, matmul(a, pack(elements, precision).T, precision, *signs, 8))
+        assert result[4, 2] == dot(a[4].tolist(), w[:, 2].tolist(), precision, *signs, 8,
+                                   weight_precision=narrow)
+
+
+def test_pairs_of_precisions_are_checked() -> None:
+    slot = np.zeros((1, 1), np.uint16)
+    for precision, other in ((Precision.INT4, Precision.INT8), (Precision.FP16, Precision.INT2),
+                             (Precision.INT8, Precision.FP16)):
+        message = f"weights to {precision.name} must be .* not {other.name}"
+        with pytest.raises(ValueError, match=message):
+            matmul(slot, slot, precision, False, False, 8, weight_precision=other)
+        with pytest.raises(ValueError, match=message):
+            dot([0], [0], precision, False, False, 8, weight_precision=other)
+    with pytest.raises(ValueError, match=r"\[ceil\(K / 2\), N\]"):
+        matmul(np.zeros((1, 3), np.uint16), np.zeros((3, 1), np.uint16), Precision.INT8, True,
+               True, 8, weight_precision=Precision.INT4)
+
+
 @pytest.mark.parametrize("kinds", [
     (fp8.forward(), fp8.forward()), (fp8.BACKWARD, fp8.forward(3)),
     (fp8.forward(15), fp8.BACKWARD), (fp8.BACKWARD, fp8.BACKWARD)], ids=str)
@@ -168,7 +201,7 @@ def test_the_height_of_the_array_matters_to_floats_only(rng: np.random.Generator
     results = [matmul(a, w, Precision.FP16, False, False, rows) for rows in (4, 8)]
     assert (results[0] != results[1]).any()
     results = [matmul(a, w, Precision.INT4, True, False, rows) for rows in (4, 8)]
-    np.testing.assert_array_equal(*results)
+    np.testing.assert_array_equal(results[0], results[1])
 
 
 def test_shapes_are_checked() -> None:

@@ -1,6 +1,8 @@
 """The array and its accumulators: products of slots, summed exactly as the hardware sums them.
 
 Integers: an accumulator is the exact sum modulo 2^32, in two's complement; order is irrelevant.
+Weights may be narrower than activations (`weight_precision`): a slot of weights then holds the
+elements of several successive slots of activations, in the same order along K.
 
 FP16: K is cut into tiles of `rows` slots. In a tile a DLFloat16 partial sum starts from +0 and
 takes the slots in order, p = fma(a, w, p); a tile that reaches beyond K is filled up with zeros,
@@ -31,13 +33,16 @@ _THREADS = min(8, os.cpu_count() or 1)
 
 
 def dot(activations: Sequence[int], weights: Sequence[int], precision: Precision,
-        activation_signed: bool, weight_signed: bool, rows: int, accumulator: int = 0) -> int:
+        activation_signed: bool, weight_signed: bool, rows: int, accumulator: int = 0,
+        weight_precision: Precision | None = None) -> int:
     """One accumulator (32 bits) after the product of two rows of slots is added to it.
 
     The signs say how integers are read; they mean nothing to FP16. `rows` is the height of the
-    array. Raises ValueError if the rows of slots differ in length.
+    array. `weight_precision` is that of the activations if it is not given. Raises ValueError if
+    the rows of slots do not fit each other, or the precisions.
     """
-    _check_lengths(activations, weights)
+    weight_precision = weight_precision or precision
+    _check_lengths(activations, weights, _ratio(precision, weight_precision))
     if precision.is_float:
         for first in range(0, len(activations), rows):
             partial = 0
@@ -47,8 +52,9 @@ def dot(activations: Sequence[int], weights: Sequence[int], precision: Precision
             accumulator = float32.add(accumulator, float32.from_dlfloat(partial))
         return accumulator
     left = unpack(np.asarray(activations), Format(precision, bool(activation_signed))).tolist()
-    right = unpack(np.asarray(weights), Format(precision, bool(weight_signed))).tolist()
-    return (accumulator + sum(a * w for a, w in zip(left, right, strict=True))) % (1 << 32)
+    right = unpack(np.asarray(weights), Format(weight_precision, bool(weight_signed))).tolist()
+    return (accumulator + sum(a * w for a, w in zip(left, right[:len(left)], strict=True))
+            ) % (1 << 32)
 
 
 def dot_fp8(activations: Sequence[int], weights: Sequence[int], activation_kind: fp8.Float8,
@@ -57,7 +63,7 @@ def dot_fp8(activations: Sequence[int], weights: Sequence[int], activation_kind:
 
     The two sides may be of different kinds.
     """
-    _check_lengths(activations, weights)
+    _check_lengths(activations, weights, 1)
     for first in range(0, len(activations), rows):
         partial = 0
         for a, w in zip(activations[first:first + rows], weights[first:first + rows], strict=True):
@@ -68,28 +74,43 @@ def dot_fp8(activations: Sequence[int], weights: Sequence[int], activation_kind:
     return accumulator
 
 
-def _check_lengths(activations: Sequence[int], weights: Sequence[int]) -> None:
-    if len(activations) != len(weights):
-        raise ValueError(f"weights must be {len(activations)} slots, as many as activations, "
-                         f"not {len(weights)}")
+def _check_lengths(activations: Sequence[int], weights: Sequence[int], ratio: int) -> None:
+    required = -(-len(activations) // ratio)
+    if len(weights) != required:
+        raise ValueError(f"weights must be {required} slots for {len(activations)} of "
+                         f"activations, not {len(weights)}")
+
+
+def _ratio(precision: Precision, weight_precision: Precision) -> int:
+    """Slots of activations that one slot of weights serves."""
+    if weight_precision is not precision and (
+            precision.is_float or weight_precision.is_float
+            or weight_precision.bits > precision.bits):
+        raise ValueError(f"weights to {precision.name} must be of {precision.name} or narrower "
+                         f"integers beside integers, not {weight_precision.name}")
+    return precision.bits // weight_precision.bits
 
 
 def matmul(activations: ArrayLike, weights: ArrayLike, precision: Precision,
            activation_signed: bool, weight_signed: bool, rows: int,
-           accumulators: ArrayLike | None = None) -> NDArray[np.uint32]:
+           accumulators: ArrayLike | None = None,
+           weight_precision: Precision | None = None) -> NDArray[np.uint32]:
     """Accumulators [M, N] (uint32 bits) after activations [M, K] times weights [K, N].
 
     Both are slots (uint16); a weight slot holds successive K of one column. `accumulators` are
     added to; without them the sum starts from zero. The signs say how integers are read; they
-    mean nothing to FP16. Raises ValueError for shapes that do not fit.
+    mean nothing to FP16. With a narrower `weight_precision` the weights are fewer slots,
+    [ceil(K / ratio), N], for the ratio of the widths. Raises ValueError for shapes that do not fit.
     """
-    left, right, start = _checked(activations, weights, rows, accumulators)
+    weight_precision = weight_precision or precision
+    left, right, start = _checked(activations, weights, rows, accumulators,
+                                  _ratio(precision, weight_precision))
     if precision.is_float:
         return _float_matmul(dlfloat.decode_array(left)[None], dlfloat.decode_array(right)[None],
                              rows, start, _fused_product)
-    return _integer_matmul(unpack(left, Format(precision, bool(activation_signed))),
-                           unpack(right.T, Format(precision, bool(weight_signed))),
-                           precision, start)
+    a = unpack(left, Format(precision, bool(activation_signed)))
+    w = unpack(right.T, Format(weight_precision, bool(weight_signed)))
+    return _integer_matmul(a, w[:, :a.shape[1]], precision, start)
 
 
 def matmul_fp8(activations: ArrayLike, weights: ArrayLike, activation_kind: fp8.Float8,
@@ -108,12 +129,13 @@ def matmul_fp8(activations: ArrayLike, weights: ArrayLike, activation_kind: fp8.
                          start, _fused_pair)
 
 
-def _checked(activations: ArrayLike, weights: ArrayLike, rows: int, accumulators: ArrayLike | None
-             ) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.uint32]]:
+def _checked(activations: ArrayLike, weights: ArrayLike, rows: int, accumulators: ArrayLike | None,
+             ratio: int = 1) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.uint32]]:
     """Both matrices of slots and the accumulators to begin with."""
     left, right = np.asarray(activations, np.uint16), np.asarray(weights, np.uint16)
-    if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:
-        raise ValueError(f"activations and weights must be [M, K] and [K, N], not "
+    if left.ndim != 2 or right.ndim != 2 or -(-left.shape[1] // ratio) != right.shape[0]:
+        lines = "K" if ratio == 1 else f"ceil(K / {ratio})"
+        raise ValueError(f"activations and weights must be [M, K] and [{lines}, N], not "
                          f"{list(left.shape)} and {list(right.shape)}")
     shape = (left.shape[0], right.shape[1])
     start = np.zeros(shape, np.uint32) if accumulators is None else \
