@@ -122,3 +122,16 @@ def test_errors_name_the_value():
         fp8.Float8(3, 7)
     with pytest.raises(ValueError, match="code must be from 0 to 0xFF, not 256"):
         fp8.BACKWARD.decode_exact(256)
+
+
+def test_a_pair_has_at_most_21_bits_and_at_least_12_unless_it_is_zero():
+    """Over all significands and differences of exponents: what an adder has to hold."""
+    significands = np.arange(8, 16) / 8
+    a0, w0, a1, w1 = np.meshgrid(*[significands] * 4, indexing="ij")
+    for difference in range(32):
+        for sign in (1.0, -1.0):
+            total = fp8.pair_values(a0, w0, sign * a1 * 2.0 ** -difference, w1)
+            places = np.abs(total) * 2.0 ** 18
+            assert np.array_equal(places, np.trunc(places))
+            assert places.max() < 2 ** 21
+            assert places[places != 0].min() >= 2 ** 11
