@@ -300,6 +300,9 @@ class Sequencer(wiring.Component):
         for unit in reversed(Unit):
             with m.If(ports[unit.value].busy):
                 m.d.comb += lowest_busy.eq(unit.value)
+        # The unit that the watchdog names has been busy for long: its index may have a cycle.
+        watched = Signal(index)
+        m.d.sync += watched.eq(taken_index[lowest_busy])
         # Heads have not moved for long when this is looked at: each comparison has a cycle.
         earliest_head = [Mux(head_valid[unit.value], port.instructions.payload.index,
                              MOST_INSTRUCTIONS) for unit, port in zip(Unit, ports, strict=True)]
@@ -311,7 +314,7 @@ class Sequencer(wiring.Component):
         unit_fault = Cat(port.fault for port in ports)
         with m.If(running):
             with m.If(guarded & (deadline == 0)):
-                m.d.comb += [cause.eq(Cause.WATCHDOG), cause_index.eq(taken_index[lowest_busy])]
+                m.d.comb += [cause.eq(Cause.WATCHDOG), cause_index.eq(watched)]
             with m.If(still == _STILL_CYCLES):
                 m.d.comb += [cause.eq(Cause.DEADLOCK), cause_index.eq(earliest_head[0])]
             for unit in reversed(Unit):
