@@ -375,7 +375,7 @@ async def bench_faults(dut) -> None:
     assert await harness.run() == "done"
     harness.fetch_works = False
     await harness.fails([fill, halt], Cause.WATCHDOG, 0, watchdog=50)
-    assert harness.cycle == 50 + 2
+    assert harness.cycle == 50 + 3
     harness.fetch_works = True
     await works()
 

@@ -151,11 +151,10 @@ class Sequencer(wiring.Component):
         running = Signal()
         turn = Signal(3)
         even = Signal()
-        cause = Signal(Cause)
-        cause_index = Signal.like(self.fault_index)
         index = unsigned(INDEX_BITS)
         place_bits = exact_log2(self.config.instruction_memory)
         stopping = Signal()
+        trouble = Signal()
         m.d.comb += even.eq(~turn[0])
         m.d.sync += turn.eq(turn + 1)
         for port in ports:
@@ -229,7 +228,7 @@ class Sequencer(wiring.Component):
         with m.If(running & even & pending & pending_legal & pending_halt):
             m.d.sync += [halted.eq(1), pending.eq(0)]
 
-        self._fetch(m, running & ~halted, put, queues)
+        self._fetch(m, running & ~halted & ~trouble, put, queues)
 
         # Heads.
         tokens = [[Signal(_TOKEN_BITS, name=f"tokens_{giver.name}_{taker.name}".lower())
@@ -311,25 +310,27 @@ class Sequencer(wiring.Component):
             least = Signal(index, name=f"earliest_head_of_{len(earliest_head)}")
             m.d.sync += least.eq(Mux(a < b, a, b))
             earliest_head = [*earliest_head[2:], least]
-        unit_fault = Cat(port.fault for port in ports)
-        with m.If(running):
-            with m.If(guarded & (deadline == 0)):
-                m.d.comb += [cause.eq(Cause.WATCHDOG), cause_index.eq(watched)]
-            with m.If(still == _STILL_CYCLES):
-                m.d.comb += [cause.eq(Cause.DEADLOCK), cause_index.eq(earliest_head[0])]
-            for unit in reversed(Unit):
-                with m.If(overflow[unit.value]):
-                    m.d.comb += [cause.eq(Cause.TOKEN_OVERFLOW),
-                                 cause_index.eq(poster[unit.value])]
-            with m.If(running & even & exhausted & ~pending & ~halted):
-                m.d.comb += [cause.eq(Cause.PROGRAM_LENGTH), cause_index.eq(place)]
-            with m.If(running & even & pending & ~pending_legal):
-                m.d.comb += [cause.eq(Cause.ILLEGAL_INSTRUCTION), cause_index.eq(pending_index)]
-            for port in reversed(ports):
-                with m.If(port.fault):
-                    m.d.comb += [cause.eq(port.fault_cause), cause_index.eq(port.fault_index)]
-        trouble = Signal()
-        m.d.comb += trouble.eq((cause != Cause.NONE) | unit_fault.any())
+        # Whatever goes wrong is seen in one cycle and takes effect in the next: its cause, the
+        # first of these, is chosen in the meantime.
+        illegal = Signal()
+        ended = Signal()
+        refused = Signal()
+        m.d.comb += [illegal.eq(even & pending & ~pending_legal),
+                     ended.eq(even & exhausted & ~pending & ~halted)]
+        reports = [
+            *((port.fault, port.fault_cause, port.fault_index) for port in ports),
+            (illegal, Cause.ILLEGAL_INSTRUCTION, pending_index),
+            (ended, Cause.PROGRAM_LENGTH, place),
+            *((overflow[unit.value], Cause.TOKEN_OVERFLOW, poster[unit.value]) for unit in Unit),
+            (still == _STILL_CYCLES, Cause.DEADLOCK, earliest_head[0]),
+            (guarded & (deadline == 0), Cause.WATCHDOG, watched),
+        ]
+        cause = Signal(Cause)
+        cause_index = Signal(index)
+        m.d.sync += [trouble.eq(refused), cause.eq(Cause.PROGRAM_LENGTH), cause_index.eq(0)]
+        for given, its_cause, its_index in reversed(reports):
+            with m.If(running & given):
+                m.d.sync += [trouble.eq(1), cause.eq(its_cause), cause_index.eq(its_index)]
 
         aborting = Signal()
 
@@ -358,12 +359,12 @@ class Sequencer(wiring.Component):
                 m.d.sync += self.cycles.eq(0)
                 m.next = "RUN"
                 with m.If((self.program_length == 0) | (self.program_length > MOST_INSTRUCTIONS)):
-                    m.d.comb += cause.eq(Cause.PROGRAM_LENGTH)
+                    m.d.comb += refused.eq(1)
                 or_stop()
             with m.State("RUN"):
                 # Nothing waits, so nothing takes a token either: a full counter overflows.
-                with m.If(halted & ~waiting.any() & ~busy_units.any() & ~full & ~trouble
-                          & ~self.reset):
+                failing = Cat(overflow, *(port.fault for port in ports), full, trouble).any()
+                with m.If(halted & ~waiting.any() & ~busy_units.any() & ~failing & ~self.reset):
                     m.d.comb += self.done.eq(1)
                     m.next = "IDLE"
                 or_stop()
@@ -390,7 +391,7 @@ class Sequencer(wiring.Component):
                 head_valid.eq(0), head_loading.eq(0), still.eq(0),
                 aborting.eq(self.reset), deadline.eq(self.watchdog), guarded.eq(self.watchdog != 0),
             ]
-            with m.If(~trouble & ~self.reset):
+            with m.If(~self.reset):
                 m.d.sync += [stopping.eq(0), self.fault_cause.eq(0), self.fault_index.eq(0)]
         return m
 
