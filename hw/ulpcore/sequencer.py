@@ -161,7 +161,8 @@ class Sequencer(wiring.Component):
             m.d.comb += port.stop.eq(stopping)
 
         storage = memory.Memory(shape=unsigned(INSTRUCTION_BITS),
-                                depth=self.config.instruction_memory, init=[])
+                                depth=self.config.instruction_memory, init=[],
+                                attrs={"no_rw_check": 1})
         m.submodules.storage = storage
         write = storage.write_port(granularity=_GROUP_BITS)
         read = storage.read_port()
@@ -208,7 +209,8 @@ class Sequencer(wiring.Component):
             absent.eq(place == arrived),
         ]
         dispatcher_reads = Signal()
-        m.d.comb += dispatcher_reads.eq(running & even & ~halted & ~absent & (~pending | put))
+        # Reading on behind an instruction that is not legal does no harm, and need not wait.
+        m.d.comb += dispatcher_reads.eq(running & even & ~halted & ~absent & (~pending | room))
         m.d.sync += [reading.eq(dispatcher_reads), fresh.eq(reading), was_legal.eq(pending_legal)]
         m.d.comb += pending_legal.eq(Mux(fresh, decoder.legal, was_legal))
         with m.If(dispatcher_reads):
