@@ -42,7 +42,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default="edge", help="a named core or a TOML file")
     parser.add_argument("--seeds", type=int, nargs="*", default=[1], help="nextpnr's seeds")
-    parser.add_argument("--target", type=float, default=65.0, metavar="MHZ")
+    parser.add_argument("--target", type=float, default=66.0, metavar="MHZ")
     parser.add_argument("--blocks", nargs="*", metavar="BLOCK", choices=BLOCKS,
                         help=f"by themselves, of {', '.join(BLOCKS)}; all but the array by default")
     parser.add_argument("--no-keep", action="store_true", help="do not keep the figures")
