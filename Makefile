@@ -23,6 +23,7 @@ lint: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ulpcore lint --config edge
 	$(BIN)/ulpcore lint --config nano
+	$(BIN)/ulpcore lint --config rapid
 
 types: $(VENV)/test
 	$(BIN)/basedpyright --pythonpath $(BIN)/python

@@ -13,6 +13,7 @@ from ulpsim.interpreter import Machine
 from ulpsim.isa import Cause, Segment
 from ulpsim.network import Network, Stored, load_network
 from ulpsim.programs import random_codes, random_network
+from wide import WIDE
 
 PARAMETERS = Path(__file__).parent.parent / "examples" / "fashion_mnist" / "parameters"
 CONFIGS = {
@@ -22,6 +23,7 @@ CONFIGS = {
                                       parameter_columns=16, activation_bytes=8192),
     "nano-small": dataclasses.replace(NANO, weight_bytes=1024, accumulator_depth=32,
                                       parameter_columns=8, activation_bytes=4096),
+    "wide": WIDE,
 }
 
 

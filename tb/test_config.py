@@ -1,18 +1,22 @@
 """Configurations: what is accepted, what is refused and in which words."""
 
 import pytest
-from ulpsim.config import EDGE, NAMED, NANO, CoreConfig, load_config
+from ulpsim.config import EDGE, NAMED, NANO, RAPID, CoreConfig, load_config
 from ulpsim.formats import FORMATS, Precision
 
 
 def test_named_configurations_are_loadable_by_name():
-    assert set(NAMED) == {"edge", "nano"}
+    assert set(NAMED) == {"edge", "nano", "rapid"}
     assert load_config("edge") is EDGE
     assert load_config("nano") is NANO
+    assert load_config("rapid") is RAPID
 
 
 def test_derived_values():
-    assert EDGE.column_lanes == 8
+    assert (EDGE.column_lanes, EDGE.bus_slots, EDGE.banks) == (8, 2, 8)
+    assert (RAPID.column_lanes, RAPID.bus_slots, RAPID.banks) == (64, 32, 128)
+    assert RAPID.rows * RAPID.column_lanes == 512
+    assert CoreConfig(columns=16, special_lanes=4).banks == 16
     assert EDGE.minimum_tile_period == 7 * 3 + 2
     # 8 rows of two unsigned 8-bit products need 20 bits and a sign.
     assert EDGE.partial_sum_bits == 21
@@ -22,9 +26,9 @@ def test_derived_values():
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"rows": 3}, "rows must be a power of two, not 3"),
-    ({"rows": 16}, "rows must be from 2 to the 8 banks of the scratchpad, not 16"),
+    ({"rows": 16}, "rows must be from 2 to 8, the banks from which .*, not 16"),
     ({"rows": 0}, "rows must be at least 1, not 0"),
-    ({"columns": 4}, r"columns \* lanes must be 8.*4 \* 1 = 4"),
+    ({"columns": 4}, r"columns \* lanes must be at least 8.*4 \* 1 = 4"),
     ({"formats": ()}, "formats must name at least one precision"),
     ({"formats": ("INT8",)}, "formats must hold members of Precision.*not 'INT8'"),
     ({"formats": (Precision.INT8, Precision.INT8)}, "formats must name each precision once"),
@@ -33,7 +37,10 @@ def test_derived_values():
     ({"accumulator_depth": 32}, "accumulator_depth must be at least twice .* 46, not 32"),
     ({"instruction_memory": 8192}, "instruction_memory must be at most 4096.*not 8192"),
     ({"instruction_memory": 16}, "instruction_memory must be at least 32, not 16"),
-    ({"bus_bytes": 8}, "bus_bytes must be 4, not 8"),
+    ({"bus_bytes": 2}, "bus_bytes must be from 4 to 8, .*, not 2"),
+    ({"bus_bytes": 16}, "bus_bytes must be from 4 to 8, the outputs of the array .*, not 16"),
+    ({"lanes": 16, "special_lanes": 32, "bus_bytes": 128},
+     "bus_bytes must be from 4 to 64, .* the bytes of an instruction, not 128"),
     ({"burst_beats": 512}, "burst_beats must be at most AXI4's 256, not 512"),
     ({"weight_bytes": 512}, "weight_bytes must be at least 1024, not 512"),
     ({"special_functions": 1}, "special_functions must be True or False, not 1"),
@@ -62,7 +69,7 @@ def test_toml(tmp_path):
 
 @pytest.mark.parametrize(("text", "message"), [
     ("row = 4", "there is no parameter 'row'"),
-    ('base = "big"', "base must be one of edge, nano, not 'big'"),
+    ('base = "big"', "base must be one of edge, nano, rapid, not 'big'"),
     ('formats = ["INT3"]', "formats must be a list of FP16, INT8, INT4, INT2"),
     ("formats = 3", "formats must be a list"),
     ("rows = 5", "rows must be a power of two, not 5"),
@@ -78,7 +85,8 @@ def test_bad_toml_names_the_file(tmp_path, text, message):
 def test_unreadable_files(tmp_path):
     with pytest.raises(ValueError, match="cannot be read"):
         load_config(tmp_path / "none.toml")
-    with pytest.raises(ValueError, match=r"must be one of edge, nano or a \.toml file, not 'big'"):
+    with pytest.raises(ValueError,
+                       match=r"must be one of edge, nano, rapid or a \.toml file, not 'big'"):
         load_config("big")
 
 

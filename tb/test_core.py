@@ -21,6 +21,7 @@ from ulpsim.isa import (
     encode_program,
 )
 from ulpsim.programs import random_program
+from wide import WIDE
 
 _PAGE = 4096
 
@@ -75,7 +76,7 @@ def golden(config: CoreConfig, placed: Placed) -> tuple[np.ndarray, list[tuple[C
     return memory, ends
 
 
-@pytest.mark.parametrize("config", [EDGE, NANO], ids=lambda c: c.name)
+@pytest.mark.parametrize("config", [EDGE, NANO, WIDE], ids=lambda c: c.name)
 @pytest.mark.parametrize(("latency", "count"), [
     (2, 40), (16, 40), (77, 40), pytest.param(31, 600, marks=pytest.mark.nightly)])
 def test_random_programs_words_and_cycles(config, latency, count, seed):
@@ -94,7 +95,7 @@ def test_random_programs_words_and_cycles(config, latency, count, seed):
     assert [r.cycles for r in results] == cycles
 
 
-@pytest.mark.parametrize("config", [EDGE, NANO], ids=lambda c: c.name)
+@pytest.mark.parametrize("config", [EDGE, NANO, WIDE], ids=lambda c: c.name)
 def test_random_programs_under_random_stalls(config, seed):
     placed = place_random(config, range(10_000 * seed, 10_000 * seed + 20))
     results, memory = run_jobs(config, placed.memory, placed.jobs,

@@ -49,7 +49,7 @@ class Bench(wiring.Component):
             "instructions": In(stream.Signature(unit_layout(Unit.EXECUTE, config))),
             **{name: members[name] for name in (*TO_ARRAY, *STATUS, "stop", "completed",
                                                 "completed_post")},
-            "clear": In(1), "load": In(ScratchpadWrite()),
+            "clear": In(1), "load": In(ScratchpadWrite(banks=config.banks)),
             "line_enable": In(1), "line": In(range(config.weight_lines)),
             "line_data": In(data.ArrayLayout(16, config.column_lanes)),
         })

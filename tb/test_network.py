@@ -167,7 +167,7 @@ def test_quantise():
 
 def test_chains():
     """What is fused with what, and what an identity convolution is put before."""
-    chains = fuse(Network.from_description(DESCRIPTION, ARRAYS)).chains
+    chains = fuse(Network.from_description(DESCRIPTION, ARRAYS), EDGE).chains
     assert [chain.layers for chain in chains] == [["conv", "relu"], ["pool"], ["fc"]]
     assert chains[1].multiply_adds == 0
     assert chains[1].weights.reshape(2, 2).tolist() == [[1, 0], [0, 1]]
@@ -258,7 +258,7 @@ def test_against_the_scalar_definitions(kind, rows, rng):
              "output": {"format": "FP16"}}]})
     images = random_codes(rng, spec, (1, 4, 3, 8))
     result = evaluate_tensors(network, images, dataclasses.replace(EDGE, rows=rows))
-    chain = fuse(network).chains[1]
+    chain = fuse(network, EDGE).chains[1]
     codes = network.layers[0].weights
     mask = (1 << spec.precision.bits) - 1
     per_slot = spec.precision.per_slot

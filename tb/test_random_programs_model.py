@@ -7,8 +7,9 @@ from ulpsim.cycles import predict
 from ulpsim.interpreter import Machine
 from ulpsim.isa import Cause, Function, Segment, Source
 from ulpsim.programs import random_program
+from wide import WIDE
 
-CONFIGS = [EDGE, NANO]
+CONFIGS = [EDGE, NANO, WIDE]
 COUNT = 60
 
 

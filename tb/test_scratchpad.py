@@ -15,11 +15,14 @@ from ulpcore.scratchpad import (
 )
 from ulpcore.simulation import run_vectors
 from ulpsim.config import EDGE, NANO
+from wide import WIDE
 
 SMALL = dataclasses.replace(EDGE, name="small", activation_bytes=1024, weight_bytes=1024,
                             parameter_columns=32)
 TINY = dataclasses.replace(NANO, name="tiny", activation_bytes=2048, weight_bytes=2048)
-CONFIGS = pytest.mark.parametrize("config", [SMALL, TINY], ids=lambda c: c.name)
+BROAD = dataclasses.replace(WIDE, name="broad", activation_bytes=4096, weight_bytes=2048,
+                            parameter_columns=32)
+CONFIGS = pytest.mark.parametrize("config", [SMALL, TINY, BROAD], ids=lambda c: c.name)
 
 
 def words(slots: np.ndarray) -> np.ndarray:
@@ -49,9 +52,9 @@ def test_activations(config, rng):
     phase = np.arange(cycles) % 4
     enable = rng.random((4, cycles)) < 0.8
     address = rng.integers(0, size, (4, cycles))
-    count = rng.integers(1, 9, (4, cycles))
+    count = rng.integers(1, config.banks + 1, (4, cycles))
     address = np.minimum(address, size - count)
-    data = rng.integers(0, 1 << 16, (4, cycles, 8))
+    data = rng.integers(0, 1 << 16, (4, cycles, config.banks))
     gather = rng.random(cycles) < 0.8
     rows_bank = (rng.integers(0, 8, cycles)[:, None] + np.arange(rows)) % 8
     rows_slot = rng.integers(0, size // 8, (cycles, rows)) * 8 + rows_bank
@@ -84,7 +87,7 @@ def test_activations(config, rng):
     for t, slots in expected_rows.items():
         if not unsafe[t]:
             assert (gathered[t + SCRATCHPAD_READ_LATENCY] == slots).all(), t
-    reads = {turn: slots_of(outputs[f"{name}__data"], 8)
+    reads = {turn: slots_of(outputs[f"{name}__data"], config.banks)
              for turn, name in ((1, "store"), (2, "special_read"))}
     for t, slots in expected_reads.items():
         found = reads[phase[t]][t + SCRATCHPAD_READ_LATENCY]
@@ -99,7 +102,8 @@ def test_activations(config, rng):
 def test_lines(config, memory, rng):
     component = memory(config=config)
     if memory is WeightScratchpad:
-        lines, width, latency = config.weight_lines, 128, WEIGHT_READ_LATENCY
+        lines, latency = config.weight_lines, WEIGHT_READ_LATENCY
+        width = 16 * config.column_lanes
     else:
         lines, width, latency = component.lines, 128 * config.special_lanes, PARAMETER_READ_LATENCY
     cycles = 3000

@@ -21,6 +21,7 @@ from ulpsim.fixed_point import words
 from ulpsim.formats import FORMATS, Format, Precision
 from ulpsim.interpreter import Machine
 from ulpsim.isa import INDEX_BITS, Cause, Function, Instruction, Pool, Source, Unit
+from wide import WIDE
 
 _SMALL = {"activation_bytes": 4096, "accumulator_depth": 64, "parameter_columns": 32}
 _CONFIGS = {
@@ -28,6 +29,10 @@ _CONFIGS = {
     "drain_only": dataclasses.replace(EDGE, name="drain_only", **_SMALL,
                                       special_functions=False),
     "nano": dataclasses.replace(NANO, **_SMALL),
+    "wide": dataclasses.replace(WIDE, **_SMALL),
+    # With so many lanes that their results go through two levels before the last ones.
+    "wider": dataclasses.replace(WIDE, name="wider", columns=8, special_lanes=8,
+                                 formats=(Precision.FP16,), **_SMALL),
     "float_only": dataclasses.replace(EDGE, name="float_only", formats=(Precision.FP16,),
                                       **_SMALL, special_functions=True),
 }
@@ -46,7 +51,7 @@ class _Bench(wiring.Component):
             "clear": In(1),
             "stop": In(1),
             "instructions": In(stream.Signature(unit_layout(Unit.SPECIAL, config))),
-            "load": In(ScratchpadWrite()),
+            "load": In(ScratchpadWrite(banks=config.banks)),
             "accumulator_write": In(1),
             "accumulator_address": In(range(config.accumulator_depth)),
             "accumulator_data": In(n * 32),
@@ -56,8 +61,8 @@ class _Bench(wiring.Component):
             "phase": Out(2),
             "retired": Out(1), "retired_post": Out(4), "busy": Out(1),
             "fault": Out(1), "fault_cause": Out(8), "fault_index": Out(INDEX_BITS),
-            "write": Out(1), "write_address": Out(20), "write_count": Out(4),
-            "write_data": Out(128),
+            "write": Out(1), "write_address": Out(20), "write_count": Out(range(config.banks + 1)),
+            "write_data": Out(16 * config.banks),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -114,7 +119,7 @@ class _Run:
         self.widths = {
             "clear": 1, "stop": 1, "instructions__valid": 1,
             "instructions__payload": self.layout.size, "load__enable": 1, "load__address": 20,
-            "load__count": 4, "load__data": 128, "accumulator_write": 1,
+            "load__count": 8, "load__data": 16 * self.config.banks, "accumulator_write": 1,
             "accumulator_address": 12, "accumulator_data": n * 32, "parameter_write": 1,
             "parameter_line": 12, "parameter_data": self.config.special_lanes * 128}
         self.events: dict[int, dict[str, int]] = {}
@@ -125,9 +130,10 @@ class _Run:
 
     def load_memories(self) -> None:
         config, machine = self.config, self.machine
-        for line in range(config.activation_slots // 8):
-            slots = machine.activations[8 * line:8 * line + 8].astype("<u2").tobytes()
-            self.set(4 * line, load__enable=1, load__address=8 * line, load__count=8,
+        banks = config.banks
+        for line in range(config.activation_slots // banks):
+            slots = machine.activations[banks * line:banks * (line + 1)].astype("<u2").tobytes()
+            self.set(4 * line, load__enable=1, load__address=banks * line, load__count=banks,
                      load__data=int.from_bytes(slots, "little"))
         for address, vector in enumerate(machine.accumulators):
             self.set(address, accumulator_write=1, accumulator_address=address,
@@ -234,7 +240,7 @@ def _random_instruction(rng: np.random.Generator, config: CoreConfig, output: Fo
         if source is not None:
             values["source"] = Source.ACTIVATIONS
             accumulator_strides, window_strides = rng.integers(0, 60, 3), rng.integers(0, 60, 2)
-            accumulator = rng.integers(0, slots // 2 - 2 * 300 - 8)
+            accumulator = rng.integers(0, slots // 2 - 2 * 300 - config.column_lanes)
     return Instruction(
         "SPECIAL", float_accumulator=is_float, relu=rng.integers(2), clip=rng.integers(2),
         residual=residual is not None, pool=pool,
@@ -249,9 +255,9 @@ def _random_instruction(rng: np.random.Generator, config: CoreConfig, output: Fo
         **{f"window_{i}": window[i] for i in range(2)},
         **{f"accumulator_stride_{i}": accumulator_strides[i] for i in range(3)},
         **{f"window_stride_{i}": window_strides[i] for i in range(2)},
-        address=slots // 2 + rng.integers(0, slots // 2 - 2 * 180 - 8),
+        address=slots // 2 + rng.integers(0, slots // 2 - 2 * 180 - config.column_lanes),
         **{f"stride_{i}": strides[i] for i in range(3)},
-        residual_address=rng.integers(0, slots // 2 - 2 * 300 - 8),
+        residual_address=rng.integers(0, slots // 2 - 2 * 300 - config.column_lanes),
         **{f"residual_stride_{i}": residual_strides[i] for i in range(3)},
         **{f"residual_window_stride_{i}": residual_window_strides[i] for i in range(2)}, **values)
 

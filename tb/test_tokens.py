@@ -9,8 +9,9 @@ from ulpsim.interpreter import Machine
 from ulpsim.isa import Instruction, Pool, Segment, Target, Unit
 from ulpsim.programs import random_program
 from ulpsim.tokens import Memory, TokenError, accesses, most_outstanding, with_tokens
+from wide import WIDE
 
-CONFIGS = [EDGE, NANO]
+CONFIGS = [EDGE, NANO, WIDE]
 
 
 def happens_before(program, config):
@@ -96,12 +97,12 @@ def test_accesses_are_what_the_interpreter_touches(config, rng, seed):
     names = set()
     for number in range(seed * 1000, seed * 1000 + 10):
         sample = random_program(number, config)
-        segments = {s: (i << 14, 1 << 14) for i, s in enumerate(Segment)}
-        size = 4 << 14
+        segments = {s: (i << 15, 1 << 15) for i, s in enumerate(Segment)}
+        size = 4 << 15
         for instruction in sample.program[:-1]:
             names.add(instruction.name)
             first, second = (machine_like(config, rng, segments, size) for _ in range(2))
-            second.memory[:2 << 14] = first.memory[:2 << 14]
+            second.memory[:2 << 15] = first.memory[:2 << 15]
             touched = accesses(instruction, config)
             written = {memory: np.zeros(len(array), bool)
                        for memory, array in memories(first).items()}

@@ -3,10 +3,11 @@
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 __all__ = ["Bursts"]
 
-_PAGE_BEATS = 4096 // 4
+_PAGE_BYTES = 4096
 
 
 class Bursts(wiring.Component):
@@ -23,6 +24,8 @@ class Bursts(wiring.Component):
         Longest burst: a power of two, at most 256.
     outstanding
         Most bursts under way.
+    beat_bytes
+        Width of the bus, a power of two.
 
     Members
     -------
@@ -59,13 +62,14 @@ class Bursts(wiring.Component):
     idle: Signal
     quiet: Signal
 
-    def __init__(self, *, burst_beats: int, outstanding: int) -> None:
+    def __init__(self, *, burst_beats: int, outstanding: int, beat_bytes: int = 4) -> None:
         if burst_beats not in [1 << i for i in range(9)]:
             raise ValueError(f"burst_beats must be a power of two up to 256, not {burst_beats!r}")
         if not isinstance(outstanding, int) or outstanding < 1:
             raise ValueError(f"outstanding must be a positive integer, not {outstanding!r}")
         self.burst_beats = burst_beats
         self.outstanding = outstanding
+        self.beat_bytes = beat_bytes
         super().__init__({
             "begin": In(1), "first": In(32), "rows": In(16), "row_beats": In(19), "pitch": In(32),
             "stop": In(1),
@@ -75,6 +79,7 @@ class Bursts(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        low, page_beats = exact_log2(self.beat_bytes), _PAGE_BYTES // self.beat_bytes
         active = Signal()
         sized = Signal()
         row = Signal(32)
@@ -83,13 +88,13 @@ class Bursts(wiring.Component):
         length = Signal(19)
         rows_left = Signal(16)
         under_way = Signal(range(self.outstanding + 1))
-        to_page = Signal(range(_PAGE_BEATS + 1))
+        to_page = Signal(range(page_beats + 1))
         limit = Signal(range(self.burst_beats + 1))
         next_row = Signal(32)
         m.d.comb += [
             self.idle.eq(~active),
             self.quiet.eq(under_way == 0),
-            to_page.eq(_PAGE_BEATS - next_address[2:12]),
+            to_page.eq(page_beats - next_address[low:12]),
             limit.eq(Mux(to_page < self.burst_beats, to_page, self.burst_beats)),
             self.issue.eq(active & sized & ~self.stop & (under_way != self.outstanding)
                           & (~self.valid | self.ready)),
@@ -106,7 +111,7 @@ class Bursts(wiring.Component):
                 self.valid.eq(1),
                 self.address.eq(next_address),
                 self.length.eq(self.beats - 1),
-                next_address.eq(next_address + (self.beats << 2)),
+                next_address.eq(next_address + (self.beats << low)),
                 left.eq(left - self.beats),
             ]
             with m.If(left == self.beats):

@@ -6,6 +6,7 @@ A port `bus` of such a signature becomes `bus__araddr`, `bus__arlen`, ... in the
 from amaranth.hdl import Const, Module
 from amaranth.lib import enum, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 __all__ = ["AXI4Lite", "AXI4Read", "AXI4Write", "Response", "fixed_read", "fixed_write"]
 
@@ -20,27 +21,39 @@ class Response(enum.Enum, shape=2):
 
 
 class AXI4Read(wiring.Signature):
-    """The read channels of an AXI4 master with 32-bit addresses and data and a 1-bit ID."""
+    """The read channels of an AXI4 master with 32-bit addresses and a 1-bit ID.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    data_bytes
+        Width of the data.
+    """
+
+    def __init__(self, *, data_bytes: int = 4) -> None:
         super().__init__({
             "arid": Out(1), "araddr": Out(32), "arlen": Out(8), "arsize": Out(3),
             "arburst": Out(2), "arcache": Out(4), "arprot": Out(3),
             "arvalid": Out(1), "arready": In(1),
-            "rid": In(1), "rdata": In(32), "rresp": In(2), "rlast": In(1),
+            "rid": In(1), "rdata": In(8 * data_bytes), "rresp": In(2), "rlast": In(1),
             "rvalid": In(1), "rready": Out(1),
         })
 
 
 class AXI4Write(wiring.Signature):
-    """The write channels of an AXI4 master with 32-bit addresses and data and a 1-bit ID."""
+    """The write channels of an AXI4 master with 32-bit addresses and a 1-bit ID.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    data_bytes
+        Width of the data.
+    """
+
+    def __init__(self, *, data_bytes: int = 4) -> None:
         super().__init__({
             "awid": Out(1), "awaddr": Out(32), "awlen": Out(8), "awsize": Out(3),
             "awburst": Out(2), "awcache": Out(4), "awprot": Out(3),
             "awvalid": Out(1), "awready": In(1),
-            "wdata": Out(32), "wstrb": Out(4), "wlast": Out(1),
+            "wdata": Out(8 * data_bytes), "wstrb": Out(data_bytes), "wlast": Out(1),
             "wvalid": Out(1), "wready": In(1),
             "bid": In(1), "bresp": In(2), "bvalid": In(1), "bready": Out(1),
         })
@@ -68,18 +81,18 @@ class AXI4Lite(wiring.Signature):
         })
 
 
-def _fixed(m: Module, bus: wiring.PureInterface, prefix: str) -> None:
-    values = {"id": 0, "size": 2, "burst": 1, "cache": 3, "prot": 0}
+def _fixed(m: Module, bus: wiring.PureInterface, prefix: str, data_bits: int) -> None:
+    values = {"id": 0, "size": exact_log2(data_bits // 8), "burst": 1, "cache": 3, "prot": 0}
     for name, value in values.items():
         port = getattr(bus, f"a{prefix}{name}")
         m.d.comb += port.eq(Const(value, len(port)))
 
 
 def fixed_read(m: Module, bus: wiring.PureInterface) -> None:
-    """Drive what never changes on AR: ID 0, 4-byte beats, INCR, normal non-cacheable memory."""
-    _fixed(m, bus, "r")
+    """Drive what never changes on AR: ID 0, whole beats, INCR, normal non-cacheable memory."""
+    _fixed(m, bus, "r", len(bus.rdata))
 
 
 def fixed_write(m: Module, bus: wiring.PureInterface) -> None:
-    """Drive what never changes on AW: ID 0, 4-byte beats, INCR, normal non-cacheable memory."""
-    _fixed(m, bus, "w")
+    """Drive what never changes on AW: ID 0, whole beats, INCR, normal non-cacheable memory."""
+    _fixed(m, bus, "w", len(bus.wdata))

@@ -1,6 +1,6 @@
 """The core: every block, connected; twins `ulpsim.interpreter` and `ulpsim.cycles`."""
 
-from amaranth.hdl import Module, ResetInserter
+from amaranth.hdl import Module, ResetInserter, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from ulpsim.config import CoreConfig
@@ -42,8 +42,8 @@ class Core(wiring.Component):
         self.config = require_config(config)
         super().__init__({
             "registers": In(AXI4Lite(address_width=8)),
-            "read": Out(AXI4Read()),
-            "write": Out(AXI4Write()),
+            "read": Out(AXI4Read(data_bytes=config.bus_bytes)),
+            "write": Out(AXI4Write(data_bytes=config.bus_bytes)),
             "interrupt": Out(1),
         })
 
@@ -129,7 +129,7 @@ class Core(wiring.Component):
             store.activation_data.eq(activations.store.data),
             weights.write_enable.eq(load.weight_enable),
             weights.write_line.eq(load.weight_line),
-            weights.write_data.eq(load.data),
+            Value.cast(weights.write_data).eq(load.data),
             parameters.write_enable.eq(load.parameter_enable),
             parameters.write_line.eq(load.parameter_line),
             parameters.write_data.eq(load.parameter_data),

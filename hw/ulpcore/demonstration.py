@@ -247,7 +247,7 @@ def _row(run: NetworkRun, config: CoreConfig, labels: np.ndarray,
     multiply_adds = sum(compiled.multiply_adds.values())
     slots = config.rows * config.column_lanes
     ideal = sum(chain.multiply_adds / (slots * chain.weight_format.precision.per_slot)
-                for chain in fuse(run.network).chains)
+                for chain in fuse(run.network, config).chains)
     cycles = sum(run.cycles) / (runs * compiled.batch)
     predicted = sum(run.predicted) / (runs * compiled.batch)
     return {

@@ -289,13 +289,14 @@ class _Walker(wiring.Component):
         config = self.config
         known = Cat(instruction.precision == p.value for p in config.formats).any()
         is_signed = instruction.activation_signed | instruction.weight_signed
-        gap = instruction.run_pitch[:3] - instruction.run_length[:3]
+        low = exact_log2(config.residues)
+        gap = instruction.run_pitch[:low] - instruction.run_length[:low]
         last_line = instruction.weights + instruction.depth - 1
         rules = [
             ((instruction.precision == Precision.FP16.value) & is_signed,
              Cause.ILLEGAL_INSTRUCTION),
             (~known, Cause.UNSUPPORTED_FORMAT),
-            ((instruction.depth > instruction.run_length) & gap[:3].any(),
+            ((instruction.depth > instruction.run_length) & gap[:low].any(),
              Cause.MISALIGNED_ADDRESS),
             (last_line[exact_log2(config.weight_lines):].any(), Cause.WEIGHT_RANGE),
         ]

@@ -3,7 +3,9 @@
 
 `timescale 1ns / 1ns
 
-module harness (
+module harness #(
+    parameter BUS_BYTES = 4
+) (
     output reg         clk,
     input  wire        rst,
     input  wire        dump,
@@ -27,17 +29,18 @@ module harness (
     always #5 clk = ~clk;
 
     wire        m_arid, m_arvalid, m_arready, m_rid, m_rlast, m_rvalid, m_rready;
-    wire [31:0] m_araddr, m_rdata;
+    wire [31:0] m_araddr;
+    wire [8*BUS_BYTES-1:0] m_rdata, m_wdata;
     wire [7:0]  m_arlen;
     wire [2:0]  m_arsize;
     wire [1:0]  m_arburst, m_rresp;
     wire        m_awid, m_awvalid, m_awready, m_wlast, m_wvalid, m_wready, m_bid, m_bvalid;
     wire        m_bready;
-    wire [31:0] m_awaddr, m_wdata;
+    wire [31:0] m_awaddr;
     wire [7:0]  m_awlen;
     wire [2:0]  m_awsize;
     wire [1:0]  m_awburst, m_bresp;
-    wire [3:0]  m_wstrb;
+    wire [BUS_BYTES-1:0] m_wstrb;
 
     core core (
         .clk(clk), .rst(rst), .interrupt(interrupt),
@@ -61,7 +64,7 @@ module harness (
         .write__bresp(m_bresp), .write__bvalid(m_bvalid), .write__bready(m_bready)
     );
 
-    memory memory (
+    memory #(.BUS_BYTES(BUS_BYTES)) memory (
         .clk(clk), .rst(rst), .dump(dump),
         .arid(m_arid), .araddr(m_araddr), .arlen(m_arlen), .arsize(m_arsize),
         .arburst(m_arburst), .arvalid(m_arvalid), .arready(m_arready), .rid(m_rid),

@@ -6,20 +6,25 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
-from ulpsim.config import CoreConfig
-from ulpsim.isa import INDEX_BITS, OPCODES, Cause, Segment, Target, Unit
+from ulpsim.config import SLOT_BITS, CoreConfig
+from ulpsim.interpreter import PARAMETER_SLOTS
+from ulpsim.isa import INDEX_BITS, INSTRUCTION_BITS, OPCODES, Cause, Segment, Target, Unit
 
 from .bursts import Bursts
 from .bus import AXI4Read, Response, fixed_read
 from .extent import Extent
 from .unit import unit_members
 
-__all__ = ["Load", "SegmentBounds", "group_slots"]
+__all__ = ["INSTRUCTION_SLOTS", "Load", "SegmentBounds", "program_slots"]
 
-#: Slots that are assembled and written at once: four beats of the bus.
-group_slots = 8
+INSTRUCTION_SLOTS = INSTRUCTION_BITS // SLOT_BITS
 
 _FILL = next(opcode for opcode, row in OPCODES.items() if row.name == "FILL")
+
+
+def program_slots(config: CoreConfig) -> int:
+    """Slots of the program that are written to the instruction memory at once."""
+    return min(config.banks, INSTRUCTION_SLOTS)
 
 
 class SegmentBounds(data.Struct):
@@ -34,10 +39,11 @@ class Load(wiring.Component):
 
     An instruction is checked as a whole before its first bus access, in this order: alignment
     (MISALIGNED_ADDRESS), the segment (SEGMENT_RANGE), the target (ACTIVATION_RANGE, WEIGHT_RANGE,
-    PARAMETER_RANGE). Beats are assembled to groups of 8 slots, counted from the row's first slot,
-    in two buffers: a group for the activations waits for phase 0 in the second while the next is
+    PARAMETER_RANGE). Beats are assembled to groups, counted from the row's first slot, of as many
+    slots as the scratchpad has banks (a line for the weights, `program_slots` of a program), in two
+    buffers: a group for the activations waits for phase 0 in the second while the next is
     assembled in the first. Groups for other memories are written as soon as they are complete. The
-    read channel is stalled only when both buffers are full, which four-beat groups never cause.
+    read channel is stalled only when both buffers are full, which groups of four beats never cause.
 
     Cycles, from the one in which an instruction is taken (0): the bursts start in 21 (a fetch: in
     2), and `ulpsim.cycles_memory` has the rest.
@@ -48,8 +54,8 @@ class Load(wiring.Component):
         The unit interface. `stop` and the unit's own fault end everything but the bursts under
         way, whose beats are thrown away.
     fetch : In(stream)
-        `address` (bytes, a multiple of 4) and `count` (instructions): copies them to the
-        instruction memory, the first as instruction `index` modulo its size. `fetched` is the
+        `address` (bytes, a multiple of the bus width) and `count` (instructions): copies them to
+        the instruction memory, the first as instruction `index` modulo its size. `fetched` is the
         one-cycle pulse at its end.
     fetch_first : In(1)
         Of a fetch and an instruction that could both be taken, take the fetch.
@@ -67,7 +73,7 @@ class Load(wiring.Component):
     parameter_enable, parameter_line, parameter_data
         Write of one line (8 * special_lanes slots) of the parameter memory.
     program_enable, program_address, data
-        Write of 128 bits of the instruction memory, in which an instruction is four of them.
+        Write of `program_slots` slots of the instruction memory, counted in those.
     """
 
     instructions: Any
@@ -99,7 +105,11 @@ class Load(wiring.Component):
 
     def __init__(self, *, config: CoreConfig) -> None:
         self.config = config
-        self.group_bits = group_slots * 16
+        self.group_bits = config.banks * SLOT_BITS
+        #: Slots that are written at once, and how many such writes make a line of parameters.
+        self.granules = {Target.ACTIVATIONS: config.banks, Target.WEIGHTS: config.column_lanes,
+                         Target.PARAMETERS: config.banks}
+        self.parameter_groups = PARAMETER_SLOTS * config.special_lanes // config.banks
         super().__init__({
             **unit_members(Unit.LOAD, config),
             "fetch": In(stream.Signature(data.StructLayout({
@@ -108,20 +118,21 @@ class Load(wiring.Component):
             "fetch_first": In(1),
             "fetched": Out(1),
             "quiet": Out(1),
-            "bus": Out(AXI4Read()),
+            "bus": Out(AXI4Read(data_bytes=config.bus_bytes)),
             "segments": In(data.ArrayLayout(SegmentBounds, len(Segment))),
             "phase": In(2),
             "data": Out(self.group_bits),
             "activation_enable": Out(1),
             "activation_address": Out(exact_log2(config.activation_slots)),
-            "activation_count": Out(range(group_slots + 1)),
+            "activation_count": Out(range(config.banks + 1)),
             "weight_enable": Out(1),
             "weight_line": Out(exact_log2(config.weight_lines)),
             "parameter_enable": Out(1),
             "parameter_line": Out(range(max(2, config.parameter_columns // config.special_lanes))),
-            "parameter_data": Out(self.group_bits * config.special_lanes),
+            "parameter_data": Out(self.group_bits * self.parameter_groups),
             "program_enable": Out(1),
-            "program_address": Out(range(4 * config.instruction_memory)),
+            "program_address": Out(range(INSTRUCTION_SLOTS // program_slots(config)
+                                        * config.instruction_memory)),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -131,7 +142,8 @@ class Load(wiring.Component):
         m.submodules.source = source = Extent(width=32)
         m.submodules.destination = destination = Extent(width=20)
         m.submodules.bursts = bursts = Bursts(burst_beats=config.burst_beats,
-                                              outstanding=config.outstanding_reads)
+                                              outstanding=config.outstanding_reads,
+                                              beat_bytes=config.bus_bytes)
 
         instruction: Any = Signal.like(self.instructions.payload)
         fetching = Signal()
@@ -148,7 +160,8 @@ class Load(wiring.Component):
         m.d.comb += [
             halted.eq(self.stop | failed),
             fill.eq((instruction.opcode == _FILL) & ~fetching),
-            row_beats.eq((instruction.length + 1) >> 1),
+            row_beats.eq((instruction.length + (config.bus_slots - 1))
+                         >> exact_log2(config.bus_slots)),
             self.busy.eq(checking | starting | running),
             self.quiet.eq(bursts.quiet),
             self.instructions.ready.eq(~self.busy & ~halted
@@ -180,7 +193,7 @@ class Load(wiring.Component):
             source.rows.eq(self.instructions.payload.rows),
             source.pitch.eq(instruction.source_pitch),
             source.first.eq(instruction.offset),
-            source.length.eq(row_beats << 2),
+            source.length.eq(row_beats << exact_log2(config.bus_bytes)),
             destination.rows.eq(self.instructions.payload.rows),
             destination.pitch.eq(instruction.pitch),
             destination.first.eq(instruction.address),
@@ -215,9 +228,10 @@ class Load(wiring.Component):
         ]
 
         # First buffer: beats to groups.
-        words = Signal(data.ArrayLayout(32, group_slots // 2))
+        words = Signal(data.ArrayLayout(8 * config.bus_bytes, config.banks // config.bus_slots))
         full = Signal()
-        beat = Signal(range(group_slots // 2))
+        beat = Signal(range(config.banks // config.bus_slots))
+        group_slots = self._group_slots(m, instruction, fetching)
         beats_left = Signal.like(row_beats)
         move = Signal()
         accept = Signal()
@@ -229,7 +243,8 @@ class Load(wiring.Component):
         with m.If(accept):
             m.d.sync += [words[beat].eq(bus.rdata), beat.eq(beat + 1),
                          beats_left.eq(beats_left - 1)]
-            with m.If((beat == group_slots // 2 - 1) | (beats_left == 1)):
+            group_beats = group_slots >> exact_log2(config.bus_slots)
+            with m.If((beat == group_beats - 1) | (beats_left == 1)):
                 m.d.sync += [full.eq(1), beat.eq(0)]
             with m.If(beats_left == 1):
                 m.d.sync += beats_left.eq(row_beats)
@@ -249,7 +264,7 @@ class Load(wiring.Component):
         rows_left = Signal(16)
         row_end = Signal()
         group_address = Signal(20)
-        count = Signal(range(group_slots + 1))
+        count = Signal(range(config.banks + 1))
         to_activations = Signal()
         next_row = Signal(20)
         m.d.comb += [
@@ -296,30 +311,44 @@ class Load(wiring.Component):
                     moving.eq(rows_left != 1),
                 ]
             newer = self.data
-            for i in range(config.special_lanes - 1):
+            for i in range(self.parameter_groups - 1):
                 previous = Signal(self.group_bits, name=f"previous_{i}")
                 m.d.sync += previous.eq(newer)
                 history.insert(0, previous)
                 newer = previous
 
-        lines_per_parameter = exact_log2(config.special_lanes)
-        line = group_address >> exact_log2(group_slots)
+        group = group_address >> exact_log2(config.banks)
+        group_bits = exact_log2(self.parameter_groups)
         m.d.comb += [
             self.activation_enable.eq(write & to_activations),
             self.activation_address.eq(group_address),
             self.activation_count.eq(count),
             self.weight_enable.eq(write & ~to_activations & ~fetching
                                   & (instruction.target == Target.WEIGHTS)),
-            self.weight_line.eq(line),
+            self.weight_line.eq(group_address >> exact_log2(config.column_lanes)),
             self.parameter_enable.eq(write & ~to_activations & ~fetching
                                      & (instruction.target == Target.PARAMETERS)
-                                     & line[:lines_per_parameter].all()),
-            self.parameter_line.eq(line >> lines_per_parameter),
+                                     & (group[:group_bits].all() if group_bits else 1)),
+            self.parameter_line.eq(group >> group_bits),
             self.parameter_data.eq(Cat(*history, self.data)),
             self.program_enable.eq(write & fetching),
-            self.program_address.eq(line),
+            self.program_address.eq(group_address >> exact_log2(program_slots(config))),
         ]
         return m
+
+    def _group_slots(self, m: Module, instruction: Any, fetching: Value) -> Value | int:
+        """Slots that the running instruction, or fetch, writes at once."""
+        fetched = program_slots(self.config)
+        if {*self.granules.values(), fetched} == {self.config.banks}:
+            return self.config.banks
+        slots = Signal(range(self.config.banks + 1), name="group_slots")
+        m.d.comb += slots.eq(self.config.banks)
+        with m.If(fetching):
+            m.d.comb += slots.eq(fetched)
+        with m.Elif((instruction.opcode != _FILL)
+                    & (instruction.target == Target.WEIGHTS)):
+            m.d.comb += slots.eq(self.config.column_lanes)
+        return slots
 
     def _fail(self, m: Module, failed: Signal, cause: Value, instruction: Any) -> None:
         m.d.sync += [failed.eq(1), self.fault.eq(1), self.fault_cause.eq(cause),
@@ -332,10 +361,10 @@ class Load(wiring.Component):
         error = Signal(Cause)
         slots = Cat(instruction.address, instruction.length, instruction.pitch)
         granules = {Target.WEIGHTS: config.column_lanes,
-                    Target.PARAMETERS: group_slots * config.special_lanes}
+                    Target.PARAMETERS: PARAMETER_SLOTS * config.special_lanes}
         limits = {Target.ACTIVATIONS: (config.activation_slots, Cause.ACTIVATION_RANGE),
                   Target.WEIGHTS: (config.weight_slots, Cause.WEIGHT_RANGE),
-                  Target.PARAMETERS: (config.parameter_columns * group_slots,
+                  Target.PARAMETERS: (config.parameter_columns * PARAMETER_SLOTS,
                                       Cause.PARAMETER_RANGE)}
         with m.Switch(Mux(fill, Target.ACTIVATIONS, instruction.target)):
             for target, (limit, cause) in limits.items():
@@ -344,7 +373,8 @@ class Load(wiring.Component):
                         m.d.comb += error.eq(cause)
                     with m.If(~fill & (source_end > segment.size)):
                         m.d.comb += error.eq(Cause.SEGMENT_RANGE)
-                    misaligned = Cat(instruction.offset[:2], instruction.source_pitch[:2])
+                    low = exact_log2(config.bus_bytes)
+                    misaligned = Cat(instruction.offset[:low], instruction.source_pitch[:low])
                     if target in granules:
                         low = exact_log2(granules[target])
                         misaligned = Cat(misaligned, *(slots[i:i + low] for i in (0, 20, 40)))

@@ -1,4 +1,4 @@
-// An AXI4 memory with exactly defined timing, for simulation. 32-bit data, INCR bursts.
+// An AXI4 memory with exactly defined timing, for simulation. BUS_BYTES of data a beat, INCR bursts.
 //
 // Cycles are counted by rising edges; a handshake "in cycle t" ends with the edge at its end.
 // Without stalls:
@@ -20,6 +20,7 @@
 
 module memory #(
     parameter WORDS = 1 << 22,
+    parameter BUS_BYTES = 4,
     parameter IMAGE = "memory.hex",
     parameter FINAL = "final.hex"
 ) (
@@ -34,7 +35,7 @@ module memory #(
     input  wire        arvalid,
     output wire        arready,
     output reg         rid,
-    output reg  [31:0] rdata,
+    output reg  [8*BUS_BYTES-1:0] rdata,
     output reg  [1:0]  rresp,
     output reg         rlast,
     output reg         rvalid,
@@ -46,8 +47,8 @@ module memory #(
     input  wire [1:0]  awburst,
     input  wire        awvalid,
     output wire        awready,
-    input  wire [31:0] wdata,
-    input  wire [3:0]  wstrb,
+    input  wire [8*BUS_BYTES-1:0] wdata,
+    input  wire [BUS_BYTES-1:0] wstrb,
     input  wire        wlast,
     input  wire        wvalid,
     output wire        wready,
@@ -56,6 +57,8 @@ module memory #(
     output reg         bvalid,
     input  wire        bready
 );
+    localparam LOW = $clog2(BUS_BYTES);
+    localparam BEAT_WORDS = BUS_BYTES / 4;
     reg [31:0] mem [0:WORDS-1];
     reg [31:0] words;
     reg [31:0] latency;
@@ -102,9 +105,9 @@ module memory #(
 
     task check(input [31:0] address, input [7:0] length, input [2:0] size, input [1:0] burst);
         begin
-            if (size != 2 || burst != 1 || address[1:0] != 0)
-                $fatal(1, "burst must be aligned INCR of 4-byte beats");
-            if ({1'b0, address[11:2]} + length > 1023)
+            if (size != LOW || burst != 1 || (address & (BUS_BYTES - 1)) != 0)
+                $fatal(1, "burst must be aligned INCR of %0d-byte beats", BUS_BYTES);
+            if ({20'd0, address[11:0]} + ((32'd1 + length) << LOW) > 4096)
                 $fatal(1, "burst at %h of %0d beats must not cross 4 KB", address, length + 1);
         end
     endtask
@@ -119,9 +122,10 @@ module memory #(
     reg        read_id [0:15];
     reg [4:0]  read_put, read_get;
     reg [8:0]  read_beat;
+    integer word;
     wire [4:0] read_count = read_put - read_get;
     wire [3:0] reading = read_get[3:0];
-    wire [31:0] read_at = read_address[reading] + {21'd0, read_beat, 2'd0};
+    wire [31:0] read_at = read_address[reading] + ({23'd0, read_beat} << LOW);
     wire read_present = read_count != 0 && (read_beat != 0 || read_due[reading] <= now + 1)
                         && (!rvalid || rready) && !stall[0];
     assign arready = !read_count[4] && !stall[1] && !rst;
@@ -140,7 +144,9 @@ module memory #(
             rvalid <= 1;
             rid <= read_id[reading];
             rresp <= response(read_at);
-            rdata <= response(read_at) == 0 ? mem[read_at >> 2] : 32'hdeadbeef;
+            for (word = 0; word < BEAT_WORDS; word = word + 1)
+                rdata[32 * word +: 32] <= response(read_at) == 0
+                                          ? mem[(read_at >> 2) + word] : 32'hdeadbeef;
             rlast <= read_beat[7:0] == read_length[reading];
             read_beat <= read_beat + 1;
             if (read_beat[7:0] == read_length[reading]) begin
@@ -170,7 +176,7 @@ module memory #(
     wire [4:0] write_count = write_put - write_get;
     wire [4:0] answer_count = answer_put - answer_get;
     wire [3:0] writing = write_get[3:0];
-    wire [31:0] write_at = write_address[writing] + {21'd0, write_beat, 2'd0};
+    wire [31:0] write_at = write_address[writing] + ({23'd0, write_beat} << LOW);
     wire [1:0] beat_response = write_response != 0 ? write_response : response(write_at);
     integer lane;
     assign awready = !write_count[4] && !stall[2] && !rst;
@@ -185,9 +191,10 @@ module memory #(
         end
         if (wvalid && wready) begin
             if (response(write_at) == 0)
-                for (lane = 0; lane < 4; lane = lane + 1)
+                for (lane = 0; lane < BUS_BYTES; lane = lane + 1)
                     if (wstrb[lane])
-                        mem[write_at >> 2][8 * lane +: 8] <= wdata[8 * lane +: 8];
+                        mem[(write_at >> 2) + lane / 4][8 * (lane % 4) +: 8]
+                            <= wdata[8 * lane +: 8];
             write_beat <= write_beat + 1;
             write_response <= beat_response;
             if (wlast != (write_beat[7:0] == write_length[writing]))

@@ -7,7 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from ulpsim.config import CoreConfig
 from ulpsim.isa import Segment
-from ulpsim.registers import REGISTERS, Access, constants
+from ulpsim.registers import REGISTERS, Access, constants, writable
 
 from .bus import AXI4Lite, Response
 from .load import SegmentBounds
@@ -133,13 +133,13 @@ class Registers(wiring.Component):
                          bus.bresp.eq(Response.SLAVE_ERROR)]
             with m.Switch(address[2:]):
                 for register in stored:
-                    value = values[register.name]
+                    value, mask = values[register.name], writable(register, self.config)
                     with m.Case(register.offset >> 2):
                         m.d.sync += bus.bresp.eq(Response.OKAY)
                         for lane in range(4):
                             with m.If(strobe[lane]):
                                 for bit in range(8 * lane, 8 * lane + 8):
-                                    if register.mask >> bit & 1:
+                                    if mask >> bit & 1:
                                         m.d.sync += value[bit].eq(word[bit])
                 with m.Case(next(r.offset for r in REGISTERS if r.name == "CONTROL") >> 2):
                     start, reset, clear = (word[bit] & strobe[0] for bit in range(3))

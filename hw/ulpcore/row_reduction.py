@@ -1,13 +1,18 @@
 """The columns of a vector combined to one FP32 scalar: twin of `ulpsim.special.combine`."""
 
-from amaranth.hdl import Module, Mux, Signal
+from collections.abc import Sequence
+
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from .float32 import Add, delay, less
 from .functions import pass_if
 
-__all__ = ["RowReduction"]
+__all__ = ["NEIGHBOURS_LATENCY", "RowReduction", "neighbours"]
+
+#: Cycles from values to the combinations of neighbours.
+NEIGHBOURS_LATENCY = 5
 
 
 class RowReduction(wiring.Component):
@@ -53,3 +58,16 @@ class RowReduction(wiring.Component):
             self.result.eq(add.result),
         ]
         return m
+
+
+def neighbours(m: Module, values: Sequence[Value], maximum: Value, name: str) -> list[Value]:
+    """The sum or the maximum of each two values that stand side by side, new ones each cycle."""
+    combined = []
+    for i, (a, b) in enumerate(zip(values[::2], values[1::2], strict=True)):
+        m.submodules[f"{name}_{i}"] = add = Add(stages=4)
+        m.d.comb += [
+            add.a.eq(delay(m, Mux(maximum & less(a, b), b, a), 1, name=f"{name}_a_{i}")),
+            add.b.eq(delay(m, pass_if(~maximum, b), 1, name=f"{name}_b_{i}")),
+        ]
+        combined.append(add.result)
+    return combined

@@ -75,7 +75,7 @@ def run_jobs(config: CoreConfig, memory: np.ndarray, jobs: Sequence[Job], *,
     Parameters
     ----------
     memory
-        What external memory holds at the start: uint8, a multiple of 4 bytes, from address 0.
+        What external memory holds at the start: uint8, a multiple of the bus width, from address 0.
         An access beyond its end is answered with DECERR.
     progress
         Called with how many jobs have finished since the last call, from another thread.
@@ -84,9 +84,9 @@ def run_jobs(config: CoreConfig, memory: np.ndarray, jobs: Sequence[Job], *,
     simulation itself fails; a job that hangs beyond the core's watchdog is such a failure.
     """
     model = model or MemoryModel()
-    if memory.dtype != np.uint8 or memory.ndim != 1 or len(memory) % 4:
-        raise ValueError("memory must be a vector of uint8 whose length is a multiple of 4, "
-                         f"not {memory.dtype} of shape {memory.shape}")
+    if memory.dtype != np.uint8 or memory.ndim != 1 or len(memory) % config.bus_bytes:
+        raise ValueError("memory must be a vector of uint8 whose length is a multiple of "
+                         f"{config.bus_bytes}, not {memory.dtype} of shape {memory.shape}")
     simulation = build(config)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -124,7 +124,8 @@ def build(config: CoreConfig) -> Path:
     text, elements = generate(Core(config=config), name="core")
     sources = {"core.v": text,
                **{name: (_HERE / name).read_text() for name in ("memory.v", "harness.v")}}
-    return build_cocotb(sources, top="harness", elements=elements, timing=True, public=False)
+    return build_cocotb(sources, top="harness", elements=elements, timing=True, public=False,
+                        parameters={"BUS_BYTES": config.bus_bytes})
 
 
 def _watch(folder: Path, finished: threading.Event, progress: Callable[[int], None]) -> None:

@@ -1,4 +1,4 @@
-"""The core's memories: activations in eight banks, weight lines, parameters of columns.
+"""The core's memories: activations in banks, weight lines, parameters of columns.
 
 Every access takes the same number of cycles and none waits for another.
 """
@@ -40,8 +40,8 @@ PARAMETER_BITS = 4 * 32
 _ADDRESS_BITS = 20
 # Tells Yosys that it need not build the old value of a word read while it is being written.
 _NO_COLLISIONS: Any = {"no_rw_check": 1}
-_BANKS = CoreConfig.banks
-_BANK_BITS = exact_log2(_BANKS)
+_RESIDUES = CoreConfig.residues
+_RESIDUE_BITS = exact_log2(_RESIDUES)
 
 
 def require_config(config: object) -> CoreConfig:
@@ -52,30 +52,31 @@ def require_config(config: object) -> CoreConfig:
 
 
 class ScratchpadWrite(wiring.Signature):
-    """A client that writes `count` (1 to 8) slots from slot `address` on, in its own phase.
+    """A client that writes `count` slots from slot `address` on, in its own phase.
 
-    `data[i]` goes to slot `address + i`. Outside its phase `enable` is not looked at.
+    `count` is from 1 to the number of banks; `data[i]` goes to slot `address + i`. Outside its
+    phase `enable` is not looked at.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, banks: int) -> None:
         super().__init__({
-            "enable": Out(1), "address": Out(_ADDRESS_BITS), "count": Out(range(_BANKS + 1)),
-            "data": Out(data.ArrayLayout(SLOT_BITS, _BANKS)),
+            "enable": Out(1), "address": Out(_ADDRESS_BITS), "count": Out(range(banks + 1)),
+            "data": Out(data.ArrayLayout(SLOT_BITS, banks)),
         })
 
 
 class ScratchpadRead(wiring.Signature):
-    """A client that reads `count` (1 to 8) slots from slot `address` on, in its own phase.
+    """A client that reads `count` slots from slot `address` on, in its own phase.
 
-    `data[i]` is slot `address + i` during the one cycle that follows the request by
-    `SCRATCHPAD_READ_LATENCY`; from `count` on it is undefined. Outside its phase `enable` is not
-    looked at.
+    `count` is from 1 to the number of banks; `data[i]` is slot `address + i` during the one cycle
+    that follows the request by `SCRATCHPAD_READ_LATENCY`; from `count` on it is undefined. Outside
+    its phase `enable` is not looked at.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, banks: int) -> None:
         super().__init__({
-            "enable": Out(1), "address": Out(_ADDRESS_BITS), "count": Out(range(_BANKS + 1)),
-            "data": In(data.ArrayLayout(SLOT_BITS, _BANKS)),
+            "enable": Out(1), "address": Out(_ADDRESS_BITS), "count": Out(range(banks + 1)),
+            "data": In(data.ArrayLayout(SLOT_BITS, banks)),
         })
 
 
@@ -93,7 +94,7 @@ def _rotate(m: Module, name: str, values: Sequence[Value], amount: Value, left: 
 
 
 class ActivationScratchpad(wiring.Component):
-    """Slots in eight banks (slot a in bank a mod 8) behind two ports without arbitration.
+    """Slots in `banks` banks (slot a in bank a mod `banks`) behind two ports without arbitration.
 
     The gather port serves the array alone, in every cycle. The shared port serves four clients in
     fixed turns: `phase` counts 0 to 3 from reset; in phase 0 `load` may write, in 1 `store` may
@@ -106,8 +107,7 @@ class ActivationScratchpad(wiring.Component):
     Members
     -------
     gather_enable : In(1), addresses : In(rows slot addresses)
-        Read one slot a row. The rows must lie in successive banks: address r is address 0 plus r
-        modulo 8.
+        Read one slot a row. The rows must lie apart: address r is address 0 plus r modulo 8.
     gathered : Out(rows slots)
         The rows' slots, `SCRATCHPAD_READ_LATENCY` cycles later.
     phase : Out(2)
@@ -133,17 +133,17 @@ class ActivationScratchpad(wiring.Component):
             "addresses": In(data.ArrayLayout(unsigned(self.slot_bits), config.rows)),
             "gathered": Out(data.ArrayLayout(SLOT_BITS, config.rows)),
             "phase": Out(range(config.phases)),
-            "load": In(ScratchpadWrite()),
-            "store": In(ScratchpadRead()),
-            "special_read": In(ScratchpadRead()),
-            "special_write": In(ScratchpadWrite()),
+            "load": In(ScratchpadWrite(banks=config.banks)),
+            "store": In(ScratchpadRead(banks=config.banks)),
+            "special_read": In(ScratchpadRead(banks=config.banks)),
+            "special_write": In(ScratchpadWrite(banks=config.banks)),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         banks = []
-        for b in range(_BANKS):
-            bank = _Bank(depth=self.config.activation_slots // _BANKS)
+        for b in range(self.config.banks):
+            bank = _Bank(depth=self.config.activation_slots // self.config.banks)
             m.submodules[f"bank_{b}"] = once(platform, bank, f"{self.config.name}_bank")
             banks.append(bank)
         self._gather(m, banks)
@@ -151,27 +151,36 @@ class ActivationScratchpad(wiring.Component):
         return m
 
     def _gather(self, m: Module, banks: "list[_Bank]") -> None:
-        rows = self.config.rows
-        lines = [self.addresses[r][_BANK_BITS:] for r in range(rows)]
-        # Banks that no row falls into read some row's line; nobody looks at it.
-        lines += [lines[i % rows] for i in range(rows, _BANKS)]
-        first = self.addresses[0][:_BANK_BITS]
+        rows, bank_bits = self.config.rows, exact_log2(self.config.banks)
+        lines = [self.addresses[r][_RESIDUE_BITS:] for r in range(rows)]
+        # Residues that no row has read some row's line; nobody looks at it.
+        lines += [lines[i % rows] for i in range(rows, _RESIDUES)]
+        first = self.addresses[0][:_RESIDUE_BITS]
         rotated = _rotate(m, "gather_line", lines, first, left=True)
         enable = Signal(name="gather_enable_1")
         m.d.sync += enable.eq(self.gather_enable)
         for b, bank in enumerate(banks):
-            m.d.sync += bank.gather_line.eq(rotated[b])
+            m.d.sync += bank.gather_line.eq(rotated[b % _RESIDUES][bank_bits - _RESIDUE_BITS:])
             m.d.comb += bank.gather_enable.eq(enable)
         first = _delayed(m, "gather_first", first, 2)
-        slots = _rotate(m, "gather_slot", [bank.gather_data for bank in banks], first)
+        slots = [bank.gather_data for bank in banks]
+        if len(banks) > _RESIDUES:
+            # All banks of a residue have read the same line: the row's is the one of these.
+            slots = [
+                _chosen(m, f"gather_bank_slot_{i}", slots[i::_RESIDUES],
+                        _delayed(m, f"gather_bank_{i}",
+                                 rotated[i][:bank_bits - _RESIDUE_BITS], 2))
+                for i in range(_RESIDUES)]
+        slots = _rotate(m, "gather_slot", slots, first)
         m.d.sync += [self.gathered[r].eq(slots[r]) for r in range(rows)]
 
     def _share(self, m: Module, banks: "list[_Bank]") -> None:
+        bank_count, bank_bits = len(banks), exact_log2(len(banks))
         m.d.sync += self.phase.eq(self.phase + 1)
         turns = [(self.load, 1), (self.store, 0), (self.special_read, 0), (self.special_write, 1)]
         enable, write = Signal(name="shared_enable"), Signal(name="shared_write")
         address = Signal(self.slot_bits, name="shared_address")
-        count = Signal(range(_BANKS + 1), name="shared_count")
+        count = Signal(range(bank_count + 1), name="shared_count")
         with m.Switch(self.phase):
             for turn, (client, writes) in enumerate(turns):
                 with m.Case(turn):
@@ -179,14 +188,14 @@ class ActivationScratchpad(wiring.Component):
                                  count.eq(client.count), write.eq(writes)]
 
         # Slot a + i lies in the line of a if it does not pass the last bank, else in the next.
-        first, line = address[:_BANK_BITS], address[_BANK_BITS:]
+        first, line = address[:bank_bits], address[bank_bits:]
         next_line = Signal.like(line, name="shared_next_line")
         m.d.comb += next_line.eq(line + 1)
-        touched = _rotate(m, "shared_touched", [count > i for i in range(_BANKS)], first,
+        touched = _rotate(m, "shared_touched", [count > i for i in range(bank_count)], first,
                           left=True)
         # Only load (phase 0) and special (phase 3) write: one bit tells them apart.
         slots = [Mux(self.phase[0], self.special_write.data[i], self.load.data[i])
-                 for i in range(_BANKS)]
+                 for i in range(bank_count)]
         slots = _rotate(m, "shared_write", slots, first, left=True)
         for b, bank in enumerate(banks):
             m.d.sync += [
@@ -198,8 +207,17 @@ class ActivationScratchpad(wiring.Component):
         first = _delayed(m, "shared_first", first, 2)
         slots = _rotate(m, "shared_read", [bank.read_data for bank in banks], first)
         result = Signal(self.store.data.shape(), name="shared_data")
-        m.d.sync += [result[i].eq(slots[i]) for i in range(_BANKS)]
+        m.d.sync += [result[i].eq(slots[i]) for i in range(bank_count)]
         m.d.comb += [self.store.data.eq(result), self.special_read.data.eq(result)]
+
+
+def _chosen(m: Module, name: str, values: Sequence[Value], index: Value) -> Value:
+    chosen = Signal(len(values[0]), name=name)
+    with m.Switch(index):
+        for i, value in enumerate(values):
+            with m.Case(i):
+                m.d.comb += chosen.eq(value)
+    return chosen
 
 
 def _delayed(m: Module, name: str, value: Value, cycles: int) -> Value:

@@ -16,7 +16,7 @@ from amaranth.hdl import (
 from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
-from ulpsim.config import CoreConfig
+from ulpsim.config import SLOT_BITS, CoreConfig
 from ulpsim.isa import (
     INDEX_BITS,
     INSTRUCTION_BITS,
@@ -27,11 +27,11 @@ from ulpsim.isa import (
 )
 
 from .decoder import Decoder, unit_layout
+from .load import program_slots
 from .unit import UnitPort
 
 __all__ = ["Sequencer"]
 
-_GROUP_BITS = 128
 _TOKEN_BITS = 8
 #: Cycles in which nothing moves before that is called a deadlock; more than a head takes to load.
 _STILL_CYCLES = 32
@@ -74,7 +74,7 @@ class Sequencer(wiring.Component):
     program_length : In(32)
         Instructions.
     program_address : In(32)
-        Byte address of the first, a multiple of 4.
+        Byte address of the first, a multiple of the bus width.
     watchdog : In(32)
         Cycles without an instruction retiring (nor the fetch ending) before WATCHDOG; 0 is never.
     busy : Out(1)
@@ -120,6 +120,8 @@ class Sequencer(wiring.Component):
 
     def __init__(self, *, config: CoreConfig) -> None:
         self.config = config
+        self.group_bits = program_slots(config) * SLOT_BITS
+        self.groups = INSTRUCTION_BITS // self.group_bits
         super().__init__({
             "start": In(1),
             "reset": In(1),
@@ -140,8 +142,8 @@ class Sequencer(wiring.Component):
             "fetch_first": Out(1),
             "fetched": In(1),
             "program_enable": In(1),
-            "program_write_address": In(range(4 * config.instruction_memory)),
-            "data": In(_GROUP_BITS),
+            "program_write_address": In(range(self.groups * config.instruction_memory)),
+            "data": In(self.group_bits),
             **{unit.name.lower(): Out(UnitPort(unit=unit, config=config)) for unit in Unit},
         })
 
@@ -164,14 +166,13 @@ class Sequencer(wiring.Component):
                                 depth=self.config.instruction_memory, init=[],
                                 attrs={"no_rw_check": 1})
         m.submodules.storage = storage
-        write = storage.write_port(granularity=_GROUP_BITS)
+        write = storage.write_port(granularity=self.group_bits)
         read = storage.read_port()
-        quarter_bits = exact_log2(INSTRUCTION_BITS // _GROUP_BITS)
-        quarter = self.program_write_address[:quarter_bits]
+        group = self.program_write_address[:exact_log2(self.groups)]
         m.d.comb += [
-            write.addr.eq(self.program_write_address >> quarter_bits),
-            write.data.eq(self.data.replicate(INSTRUCTION_BITS // _GROUP_BITS)),
-            write.en.eq(self.program_enable << quarter),
+            write.addr.eq(self.program_write_address >> len(group)),
+            write.data.eq(self.data.replicate(self.groups)),
+            write.en.eq(self.program_enable << group),
         ]
         m.submodules.decoder = decoder = Decoder(config=self.config)
         read_index = Signal(index)
@@ -182,7 +183,7 @@ class Sequencer(wiring.Component):
         # Dispatch.
         place = Signal(INDEX_BITS + 1)
         arrived = Signal(INDEX_BITS + 1)
-        with m.If(self.program_enable & quarter.all()):
+        with m.If(self.program_enable & (group.all() if self.groups > 1 else 1)):
             m.d.sync += arrived.eq(arrived + 1)
         reading = Signal()
         pending = Signal()

@@ -282,7 +282,8 @@ def _build_driver(text: str, driver: str, elements: Sequence[str]) -> Path:
 
 
 def build_cocotb(sources: Mapping[str, str], *, top: str, elements: Sequence[str] = (),
-                 timing: bool = False, public: bool = True) -> Path:
+                 timing: bool = False, public: bool = True,
+                 parameters: Mapping[str, int] | None = None) -> Path:
     """Build Verilog with Verilator and cocotb's interface (cached); the folder of the model.
 
     Parameters
@@ -297,6 +298,8 @@ def build_cocotb(sources: Mapping[str, str], *, top: str, elements: Sequence[str
         The Verilog has delays (`#5`).
     public
         All signals can be read from Python (slower); otherwise only the ports of the top.
+    parameters
+        Values of the top module's parameters.
     """
     from cocotb_tools import config as cocotb
 
@@ -307,6 +310,7 @@ def build_cocotb(sources: Mapping[str, str], *, top: str, elements: Sequence[str
     arguments = [*options, "-CFLAGS", "-O2", "--vpi", "--prefix", "Vtop", "--top-module", top,
                  "-o", top, "-LDFLAGS",
                  f"-Wl,-rpath,{cocotb.libs_dir} -L{cocotb.libs_dir} -lcocotbvpi_verilator"]
+    arguments += [f"-G{name}={value}" for name, value in (parameters or {}).items()]
     if public:
         arguments.append("--public-flat-rw")
     if timing:

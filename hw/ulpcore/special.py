@@ -45,6 +45,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 from ulpsim.config import CoreConfig
+from ulpsim.cycles_special import tree_turns
 from ulpsim.formats import Precision
 from ulpsim.isa import Cause, Function, Pool, Source, Unit
 
@@ -62,7 +63,7 @@ from .float32 import (
     less,
 )
 from .functions import ENTRY_BITS, INDEX_BITS, FunctionTable, SecondStep, pass_if
-from .row_reduction import RowReduction
+from .row_reduction import NEIGHBOURS_LATENCY, RowReduction, neighbours
 from .scratchpad import (
     PARAMETER_BITS,
     PARAMETER_READ_LATENCY,
@@ -132,15 +133,15 @@ class Special(wiring.Component):
             "parameter_enable": Out(1),
             "parameter_line": Out(range(config.parameter_columns // config.special_lanes)),
             "parameters": In(data.ArrayLayout(PARAMETER_BITS, config.special_lanes)),
-            "activation_read": Out(ScratchpadRead()),
-            "activation_write": Out(ScratchpadWrite()),
+            "activation_read": Out(ScratchpadRead(banks=config.banks)),
+            "activation_write": Out(ScratchpadWrite(banks=config.banks)),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config, phase, extended = self.config, self.phase, self.config.special_functions
         write_turn = _TURNS + (_FUNCTION_TURNS if extended else 0)
-        last_turn = write_turn + (_REDUCE_TURNS if extended else 0)
+        last_turn = write_turn + (_REDUCE_TURNS + tree_turns(config) if extended else 0)
         instruction = Signal(self.instructions.payload.shape())
         m.submodules.addresses = addresses = _Addresses(config=config)
         take, waiting, live, failed = (Signal(name=name) for name in (
@@ -337,13 +338,23 @@ class Special(wiring.Component):
             m.d.sync += [after.eq(before) for before, after
                          in zip((read.data, *stages), stages, strict=False)]
 
+        # The lanes' results of a cycle are combined until two are left, in whole turns.
+        tree, values = tree_turns(self.config), [lane.pooled for lane in lanes]
+        maximum = instruction.pool == Pool.MAXIMUM.value
+        spare = self.config.phases * tree
+        while len(values) > 2:
+            values = neighbours(m, values, maximum, f"combine_{len(values)}")
+            spare -= NEIGHBOURS_LATENCY
+        if spare:
+            values = [delay(m, value, spare, name=f"combined_{i}")
+                      for i, value in enumerate(values)]
         m.submodules.reduction = reduction = RowReduction()
         written = turns[-1]
         m.d.comb += [
-            *(getattr(reduction, f"value_{i}").eq(lane.pooled) for i, lane in enumerate(lanes)),
-            reduction.maximum.eq(instruction.pool == Pool.MAXIMUM.value),
-            reduction.first.eq(delay(m, turns[8].window_last, 2, name="reduces")),
-            reduction.final.eq(delay(m, turns[11].window_last, 2, name="reduces_last")),
+            *(getattr(reduction, f"value_{i}").eq(value) for i, value in enumerate(values)),
+            reduction.maximum.eq(maximum),
+            reduction.first.eq(delay(m, turns[8 + tree].window_last, 2, name="reduces")),
+            reduction.final.eq(delay(m, turns[11 + tree].window_last, 2, name="reduces_last")),
             write.addr.eq(written.address),
             write.data.eq(reduction.result),
             write.en.eq((self.phase == _BEGIN) & written.window_last & written.reduces

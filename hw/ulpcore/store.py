@@ -6,13 +6,13 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, fifo, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
-from ulpsim.config import CoreConfig
+from ulpsim.config import SLOT_BITS, CoreConfig
 from ulpsim.isa import Cause, Segment, Unit
 
 from .bursts import Bursts
 from .bus import AXI4Write, Response, fixed_write
 from .extent import Extent
-from .load import SegmentBounds, group_slots
+from .load import SegmentBounds
 from .scratchpad import SCRATCHPAD_READ_LATENCY
 from .unit import unit_members
 
@@ -27,11 +27,12 @@ READ_PHASE = 1
 class Store(wiring.Component):
     """Copies rows from the activation scratchpad to external memory.
 
-    An instruction is checked as a whole before its first access, in this order: alignment, an odd
+    An instruction is checked as a whole before its first access, in this order: alignment, the
     length included (MISALIGNED_ADDRESS), the segment (SEGMENT_READ_ONLY, then SEGMENT_RANGE), the
-    scratchpad (ACTIVATION_RANGE). Groups of up to 8 slots, counted from the row's first slot, are
-    read in phase 1 into two buffers and sent beat by beat; beats of a burst start when its address
-    has been issued. An instruction retires when all its bursts have been answered.
+    scratchpad (ACTIVATION_RANGE). Groups of as many slots as the scratchpad has banks, counted from
+    the row's first slot, are read in phase 1 into two buffers and sent beat by beat; beats of a
+    burst start when its address has been issued. An instruction retires when all its bursts have
+    been answered.
 
     Cycles, from the one in which an instruction is taken (0): bursts and reads start in 21;
     `ulpsim.cycles_memory` has the rest.
@@ -50,7 +51,7 @@ class Store(wiring.Component):
         Turn at the activations' shared port.
     activation_enable, activation_address, activation_count
         Read of `count` slots from slot `address`, in phase 1 only.
-    activation_data : In(128)
+    activation_data : In(16 x banks)
         Its data, 3 cycles later.
     """
 
@@ -76,23 +77,25 @@ class Store(wiring.Component):
         super().__init__({
             **unit_members(Unit.STORE, config),
             "quiet": Out(1),
-            "bus": Out(AXI4Write()),
+            "bus": Out(AXI4Write(data_bytes=config.bus_bytes)),
             "segments": In(data.ArrayLayout(SegmentBounds, len(Segment))),
             "phase": In(2),
             "activation_enable": Out(1),
             "activation_address": Out(exact_log2(config.activation_slots)),
-            "activation_count": Out(range(group_slots + 1)),
-            "activation_data": In(group_slots * 16),
+            "activation_count": Out(range(config.banks + 1)),
+            "activation_data": In(config.banks * SLOT_BITS),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config, bus = self.config, self.bus
+        config, bus, group_slots = self.config, self.bus, self.config.banks
+        bus_bits, beat_slots = 8 * config.bus_bytes, exact_log2(config.bus_slots)
         fixed_write(m, bus)
         m.submodules.source = source = Extent(width=20)
         m.submodules.destination = destination = Extent(width=32)
         m.submodules.bursts = bursts = Bursts(burst_beats=config.burst_beats,
-                                              outstanding=OUTSTANDING_WRITES)
+                                              outstanding=OUTSTANDING_WRITES,
+                                              beat_bytes=config.bus_bytes)
         m.submodules.lengths = lengths = fifo.SyncFIFO(width=len(bursts.beats),
                                                        depth=OUTSTANDING_WRITES)
 
@@ -139,7 +142,7 @@ class Store(wiring.Component):
             bursts.begin.eq(begin),
             bursts.first.eq(segment.base + instruction.offset),
             bursts.rows.eq(instruction.rows),
-            bursts.row_beats.eq(instruction.length >> 1),
+            bursts.row_beats.eq(instruction.length >> beat_slots),
             bursts.pitch.eq(instruction.target_pitch),
             bursts.stop.eq(halted),
             bursts.done.eq(bus.bvalid & bus.bready),
@@ -161,8 +164,8 @@ class Store(wiring.Component):
         next_row = Signal(20)
         arriving = Signal(SCRATCHPAD_READ_LATENCY)
         arrived = Signal()
-        group = Signal(group_slots * 16)
-        group_beats = Signal(range(group_slots // 2))
+        group = Signal(group_slots * SLOT_BITS)
+        group_beats = Signal(range(group_slots // config.bus_slots))
         move = Signal()
         m.d.comb += [
             row_end.eq(slots_left <= group_slots),
@@ -182,7 +185,7 @@ class Store(wiring.Component):
             ]
         with m.If(self.activation_enable):
             m.d.sync += [
-                group_beats.eq((self.activation_count >> 1) - 1),
+                group_beats.eq((self.activation_count >> beat_slots) - 1),
                 address.eq(address + group_slots),
                 slots_left.eq(slots_left - group_slots),
             ]
@@ -200,8 +203,8 @@ class Store(wiring.Component):
             m.d.sync += [arrived.eq(1), group.eq(self.activation_data)]
 
         # First buffer: groups to beats.
-        words = Signal(group_slots * 16)
-        beats_left = Signal(range(group_slots // 2))
+        words = Signal(group_slots * SLOT_BITS)
+        beats_left = Signal(range(group_slots // config.bus_slots))
         sending = Signal()
         send = Signal()
         sent = Signal.like(bursts.beats)
@@ -211,7 +214,7 @@ class Store(wiring.Component):
             send.eq(sending & lengths.r_rdy & (~bus.wvalid | bus.wready)),
             burst_end.eq(sent + 1 == lengths.r_data),
             lengths.r_en.eq(send & burst_end),
-            bus.wstrb.eq(0xF),
+            bus.wstrb.eq(-1),
             bus.bready.eq(1),
         ]
         with m.If(bus.wready):
@@ -219,9 +222,9 @@ class Store(wiring.Component):
         with m.If(send):
             m.d.sync += [
                 bus.wvalid.eq(1),
-                bus.wdata.eq(words[:32]),
+                bus.wdata.eq(words[:bus_bits]),
                 bus.wlast.eq(burst_end),
-                words.eq(words >> 32),
+                words.eq(words >> bus_bits),
                 beats_left.eq(beats_left - 1),
                 sent.eq(Mux(burst_end, 0, sent + 1)),
             ]
@@ -246,6 +249,7 @@ class Store(wiring.Component):
                destination_end: Value) -> Signal:
         """The first rule that the instruction breaks."""
         error = Signal(Cause)
+        low = exact_log2(self.config.bus_bytes)
         with m.If(source_end > self.config.activation_slots):
             m.d.comb += error.eq(Cause.ACTIVATION_RANGE)
         with m.If(destination_end > segment.size):
@@ -253,7 +257,7 @@ class Store(wiring.Component):
         with m.If((instruction.segment != Segment.OUTPUT)
                   & (instruction.segment != Segment.WORKSPACE)):
             m.d.comb += error.eq(Cause.SEGMENT_READ_ONLY)
-        with m.If(Cat(instruction.offset[:2], instruction.target_pitch[:2],
-                      instruction.length[0]).any()):
+        with m.If(Cat(instruction.offset[:low], instruction.target_pitch[:low],
+                      instruction.length[:low - 1]).any()):
             m.d.comb += error.eq(Cause.MISALIGNED_ADDRESS)
         return error

@@ -120,7 +120,7 @@ def compile_network(network: Network, config: CoreConfig, batch: int | None = No
     """
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
         raise ValueError(f"batch must be a positive integer, not {batch!r}")
-    fused = fuse(network)
+    fused = fuse(network, config)
     _check_formats(fused, config)
     error: CompileError | None = None
     for attempt in _attempts(fused, config, batch, streamed):

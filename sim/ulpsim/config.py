@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .formats import Precision
+from .isa import INSTRUCTION_BYTES
 
 __all__ = ["NAMED", "SLOT_BITS", "SLOT_BYTES", "CoreConfig", "load_config"]
 
@@ -26,10 +27,10 @@ class CoreConfig:
     name
         Appears in the Verilog's module name and in reports.
     rows
-        Slots along K that the array multiplies at a time; at most `banks`.
+        Slots along K that the array multiplies at a time; at most `residues`.
     columns, lanes
         The array has `columns` columns of processing elements with `lanes` slots each, that is
-        `columns * lanes` outputs (N) at a time.
+        `columns * lanes` outputs (N) at a time, at least 8.
     formats
         The precisions that the slots can multiply. Only what is named is built.
     multiply_add_stages
@@ -45,13 +46,13 @@ class CoreConfig:
     queue_depth
         Instructions waiting in front of each unit.
     special_lanes
-        Elements that the special-function unit takes in each cycle.
+        Elements that the special-function unit takes in each cycle: N / 4.
     special_functions
         Whether that unit has what goes beyond draining accumulators: functions, elementwise
         products, sources in the scratchpad, and row scalars (`accumulator_depth` of them). It
         takes FP16 among the formats.
     bus_bytes
-        Width of the AXI4 data bus.
+        Width of the AXI4 data bus: from 4 to 64, and no more than N.
     burst_beats
         Longest AXI4 burst.
     outstanding_reads
@@ -86,8 +87,9 @@ class CoreConfig:
     burst_beats: int = 64
     outstanding_reads: int = 4
 
-    #: Slots that one access of the activation scratchpad can touch, and its number of banks.
-    banks = 8
+    #: Slots of a vector lie apart modulo this, so in different banks; the most rows, and the least
+    #: outputs.
+    residues = 8
     #: Cycles in which each user of the scratchpad's shared port has its turn once.
     phases = 4
     #: Instructions that are fetched at a time.
@@ -132,19 +134,19 @@ class CoreConfig:
                 raise ValueError(f"{name} must be a power of two, not {value}")
 
     def _require_shape(self) -> None:
-        if not 2 <= self.rows <= self.banks:
-            raise ValueError(f"rows must be from 2 to the {self.banks} banks of the scratchpad, "
-                             f"not {self.rows}")
-        if self.column_lanes != 8:
-            raise ValueError("columns * lanes must be 8, the slots that the scratchpad's shared "
-                             f"port carries at once, not {self.columns} * {self.lanes} = "
-                             f"{self.column_lanes}")
+        if not 2 <= self.rows <= self.residues:
+            raise ValueError(f"rows must be from 2 to {self.residues}, the banks from which the "
+                             f"scratchpad gathers a vector, not {self.rows}")
+        if self.column_lanes < self.residues:
+            raise ValueError(f"columns * lanes must be at least {self.residues}, not "
+                             f"{self.columns} * {self.lanes} = {self.column_lanes}")
         if not 2 <= self.multiply_add_stages <= 6:
             raise ValueError(f"multiply_add_stages must be from 2 to 6, "
                              f"not {self.multiply_add_stages}")
-        if self.bus_bytes != 4:
-            raise ValueError(f"bus_bytes must be 4, not {self.bus_bytes}: a wider bus would "
-                             "deliver a scratchpad line before its next turn at the port")
+        widest = min(self.column_lanes, INSTRUCTION_BYTES)
+        if not 4 <= self.bus_bytes <= widest:
+            raise ValueError(f"bus_bytes must be from 4 to {widest}, the outputs of the array and "
+                             f"the bytes of an instruction, not {self.bus_bytes}")
         if self.column_lanes // self.special_lanes != self.phases:
             raise ValueError(
                 f"special_lanes must be columns * lanes / {self.phases} = "
@@ -173,6 +175,19 @@ class CoreConfig:
     def column_lanes(self) -> int:
         """Outputs (N) of the array."""
         return self.columns * self.lanes
+
+    @cached_property
+    def bus_slots(self) -> int:
+        """Slots of a beat."""
+        return self.bus_bytes // SLOT_BYTES
+
+    @cached_property
+    def banks(self) -> int:
+        """Banks of the activation scratchpad: slots that an access of its shared port can touch.
+
+        One access takes all outputs of the array at once, and in its turns what the bus delivers.
+        """
+        return max(self.column_lanes, self.phases * self.bus_slots)
 
     @cached_property
     def has_float(self) -> bool:
@@ -238,7 +253,18 @@ NANO = CoreConfig(
     parameter_columns=128,
     instruction_memory=64,
 )
-NAMED = {config.name: config for config in (EDGE, NANO)}
+RAPID = CoreConfig(
+    name="rapid",
+    lanes=8,
+    activation_bytes=1024 * 1024,
+    weight_bytes=1024 * 1024,
+    parameter_columns=2048,
+    special_lanes=16,
+    special_functions=True,
+    bus_bytes=64,
+    outstanding_reads=8,
+)
+NAMED = {config.name: config for config in (EDGE, NANO, RAPID)}
 
 
 def load_config(source: str | Path) -> CoreConfig:

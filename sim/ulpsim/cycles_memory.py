@@ -6,7 +6,7 @@ a write burst is answered `latency` cycles after its last beat. All cycles are a
 scratchpad's shared port is in phase t mod 4 in cycle t.
 
 What follows is `ulpcore.load`, `ulpcore.store` and `ulpcore.bursts` written as recurrences over
-bursts and groups of 8 slots instead of cycles.
+bursts and groups of slots (as many as the scratchpad has banks) instead of cycles.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,16 +22,12 @@ CHECK_CYCLES = 20
 OUTSTANDING_WRITES = 4
 _LEAST_LATENCY = 2
 _PAGE = 4096
-_BEAT = 4
-_GROUP_BEATS = 4
-_GROUP_SLOTS = 8
 _PHASES = CoreConfig.phases
 _LOAD_PHASE = 0
 _STORE_PHASE = 1
 _READ_LATENCY = 3
 #: Cycles from the last beat of a group until what it holds can be read.
 _WRITE_LATENCY = 3
-_INSTRUCTION_BEATS = INSTRUCTION_BYTES // _BEAT
 
 
 def _turn(cycle: int, phase: int) -> int:
@@ -39,21 +35,22 @@ def _turn(cycle: int, phase: int) -> int:
     return cycle + (phase - cycle) % _PHASES
 
 
-def _bursts(rows: Iterable[tuple[int, int]], longest: int) -> Iterator[int]:
+def _bursts(rows: Iterable[tuple[int, int]], config: CoreConfig) -> Iterator[int]:
     """Beats of each burst, for rows of (address, beats)."""
     for address, beats in rows:
         while beats:
-            burst = min(beats, longest, (_PAGE - address % _PAGE) // _BEAT)
+            burst = min(beats, config.burst_beats, (_PAGE - address % _PAGE) // config.bus_bytes)
             yield burst
-            address += burst * _BEAT
+            address += burst * config.bus_bytes
             beats -= burst
 
 
-def _groups(rows: int, beats: int) -> Iterator[int]:
-    """Beats of each group of up to 8 slots, for rows of so many beats."""
+def _groups(rows: int, beats: int, config: CoreConfig) -> Iterator[int]:
+    """Beats of each group, for rows of so many beats."""
+    most = config.banks // config.bus_slots
     for _ in range(rows):
-        for first in range(0, beats, _GROUP_BEATS):
-            yield min(_GROUP_BEATS, beats - first)
+        for first in range(0, beats, most):
+            yield min(most, beats - first)
 
 
 class _Issue:
@@ -122,7 +119,7 @@ class _Unit:
 
     def _rows(self, instruction: Instruction, pitch: str) -> Iterator[tuple[int, int]]:
         base, _ = self.segments[Segment(instruction["segment"])]
-        beats = (instruction["length"] + 1) // 2
+        beats = -(-instruction["length"] // self.config.bus_slots)
         for i in range(instruction["rows"]):
             yield base + instruction["offset"] + i * instruction[pitch], beats
 
@@ -145,30 +142,31 @@ class Load(_Unit):
 
         The last one says when the unit is free again.
         """
-        rows = [(address, count * INSTRUCTION_BYTES // _BEAT)]
+        rows = [(address, count * INSTRUCTION_BYTES // self.config.bus_bytes)]
         arrived: list[int] = []
-        left = _INSTRUCTION_BEATS
+        left = instruction_beats = INSTRUCTION_BYTES // self.config.bus_bytes
         for first, beats in _beats(self.config, taken + 1, self.latency,
-                                   _bursts(rows, self.config.burst_beats)):
+                                   _bursts(rows, self.config)):
             last = first + left - 1
             while last < first + beats:
                 arrived.append(last + _WRITE_LATENCY)
-                last += _INSTRUCTION_BEATS
+                last += instruction_beats
             left = last - (first + beats) + 1
         self.free = arrived[-1]
         return arrived
 
     def _retired(self, instruction: Instruction, begin: int) -> int:
         if instruction.name == "FILL":
-            groups = instruction["rows"] * -(-instruction["length"] // _GROUP_SLOTS)
+            groups = instruction["rows"] * -(-instruction["length"] // self.config.banks)
             return _turn(begin + 2, _LOAD_PHASE) + _PHASES * (groups - 1) + 1
-        bursts = _bursts(self._rows(instruction, "source_pitch"), self.config.burst_beats)
+        bursts = _bursts(self._rows(instruction, "source_pitch"), self.config)
         if Target(instruction["target"]) is not Target.ACTIVATIONS:
             return _last_beat(self.config, begin, self.latency, bursts) + _WRITE_LATENCY
         return self._activations(instruction, begin, bursts)
 
     def _activations(self, instruction: Instruction, begin: int, bursts: Iterator[int]) -> int:
-        groups = _groups(instruction["rows"], (instruction["length"] + 1) // 2)
+        groups = _groups(instruction["rows"], -(-instruction["length"] // self.config.bus_slots),
+                         self.config)
         issue = _Issue(begin, self.config.outstanding_reads)
         cycle = begin           # in which the next beat could be taken, were it there
         moved = written = begin
@@ -205,13 +203,14 @@ class Store(_Unit):
     """
 
     def _retired(self, instruction: Instruction, begin: int) -> int:
-        groups = _groups(instruction["rows"], instruction["length"] // 2)
+        groups = _groups(instruction["rows"], instruction["length"] // self.config.bus_slots,
+                         self.config)
         issue = _Issue(begin, OUTSTANDING_WRITES)
         request = _turn(begin + 1, _STORE_PHASE)
         cycle = begin           # in which the last beat went to the write channel's register
         sent = answer = begin
         left = 0                # beats of the group that are still to go
-        for beats in _bursts(self._rows(instruction, "target_pitch"), self.config.burst_beats):
+        for beats in _bursts(self._rows(instruction, "target_pitch"), self.config):
             cycle = max(cycle, issue.next())
             while beats:
                 if not left:

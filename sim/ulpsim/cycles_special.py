@@ -5,15 +5,23 @@ import math
 from .config import CoreConfig
 from .isa import Instruction, Source
 
-__all__ = ["Special", "special_cycles"]
+__all__ = ["Special", "special_cycles", "tree_turns"]
 
 #: Cycles of an instruction beyond its turns, if it is taken in the last phase of a turn; and what
 #: the pipeline of a core with special functions and that of a reduction add.
 _PIPELINE, _FUNCTION_PIPELINE, _REDUCE_PIPELINE = 26, 12, 12
+#: Cycles in which the results of two lanes are combined.
+_LANES_COMBINED = 5
 #: Turns in front of each window when rows are reduced.
 _REDUCE_PAUSE = 3
 #: The phase of the scratchpad's shared port in which a turn ends.
 _END = 2
+
+
+def tree_turns(config: CoreConfig) -> int:
+    """Turns in which the results of all lanes are combined until those of two are left."""
+    levels = (config.special_lanes // 2).bit_length() - 1
+    return -(-levels * _LANES_COMBINED // config.phases)
 
 
 def special_cycles(config: CoreConfig, instruction: Instruction, phase: int) -> int:
@@ -31,7 +39,7 @@ def special_cycles(config: CoreConfig, instruction: Instruction, phase: int) -> 
             turns *= 2
         if instruction["reduce"]:
             turns += _REDUCE_PAUSE * outputs
-            pipeline += _REDUCE_PIPELINE
+            pipeline += _REDUCE_PIPELINE + config.phases * tree_turns(config)
     return pipeline + config.phases * turns + (_END - phase) % config.phases
 
 

@@ -51,7 +51,7 @@ def evaluate(network: Network, images: ArrayLike, config: CoreConfig = EDGE
     point, in which results are scaled. Raises ValueError for images of another shape or with codes
     outside of the input's format, CompileError for what `fuse` refuses.
     """
-    fused, codes = fuse(network), check_codes(network, images)
+    fused, codes = fuse(network, config), check_codes(network, images)
     return np.concatenate([_evaluate_block(fused, block, config)[network.output_name]
                            for block in _blocks(codes)])
 
@@ -59,7 +59,7 @@ def evaluate(network: Network, images: ArrayLike, config: CoreConfig = EDGE
 def evaluate_tensors(network: Network, images: ArrayLike, config: CoreConfig = EDGE
                      ) -> dict[str, NDArray[np.int64]]:
     """Codes of every stored tensor by name; see `evaluate`."""
-    fused, codes = fuse(network), check_codes(network, images)
+    fused, codes = fuse(network, config), check_codes(network, images)
     parts = [_evaluate_block(fused, block, config) for block in _blocks(codes)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -28,12 +28,7 @@ from .formats import Format
 from .isa import Pool
 from .network import Layer, Network, Shape, Stored
 
-__all__ = ["VECTOR", "Chain", "CompileError", "Fused", "Tensor", "fuse"]
-
-#: Outputs that the core writes at once; channels of what it writes are padded to a multiple.
-VECTOR = 8
-#: Banks of the activation scratchpad.
-_BANKS = 8
+__all__ = ["Chain", "CompileError", "Fused", "Tensor", "fuse"]
 
 
 class CompileError(ValueError):
@@ -51,7 +46,7 @@ class Tensor:
 
     `pixel_slots` is the number of slots of one pixel, all channels with their padding; `border`
     the (rows, columns) of zeros that its readers need around it; `row_residue` what the pitch of
-    its rows must be modulo the 8 banks (None: anything).
+    its rows must be modulo the 8 residues of the banks (None: anything).
     """
 
     name: str
@@ -172,8 +167,12 @@ class Fused:
     chains: list[Chain]
 
 
-def fuse(network: Network) -> Fused:
-    """Cut a network into chains. Raises CompileError naming the layer and the requirement."""
+def fuse(network: Network, config: CoreConfig) -> Fused:
+    """Cut a network into chains, with its tensors as they lie in a core.
+
+    Channels of what the core writes are padded to a multiple of its `column_lanes`, which it
+    writes at once. Raises CompileError naming the layer and the requirement.
+    """
     stored = network.stored
     begun: dict[str, Chain] = {}
     chains = []
@@ -196,7 +195,7 @@ def fuse(network: Network) -> Fused:
     for chain in chains:
         _check_precision(chain, stored[chain.source])
     shapes = network.shapes
-    tensors = {name: _tensor(name, shapes[name], stored[name], chains) for name in stored}
+    tensors = {name: _tensor(name, shapes[name], stored[name], chains, config) for name in stored}
     return Fused(network, tensors, chains)
 
 
@@ -279,16 +278,18 @@ def _identity(network: Network, source: str) -> Chain:
         shape=shape, multiply_adds=0, output=stored)
 
 
-def _tensor(name: str, shape: Shape, stored: Stored, chains: list[Chain]) -> Tensor:
+def _tensor(name: str, shape: Shape, stored: Stored, chains: list[Chain],
+            config: CoreConfig) -> Tensor:
     per_slot = stored.format.precision.per_slot
     readers = [c for c in chains if c.source == name]
     as_vectors = any(name in (c.name, c.residual) for c in chains)
-    pixel = -(-shape[2] // VECTOR) * VECTOR // per_slot if as_vectors else -(-shape[2] // per_slot)
+    vector, residues = config.column_lanes, config.residues
+    pixel = -(-shape[2] // vector) * vector // per_slot if as_vectors else -(-shape[2] // per_slot)
     # A window's rows lie a whole number of rounds over the banks apart, beyond their own length.
     widths = [c.kernel[1] for c in readers if c.kernel[0] > 1]
-    if len({width * pixel % _BANKS for width in widths}) > 1:
-        pixel = -(-pixel // _BANKS) * _BANKS
-    residue = widths[0] * pixel % _BANKS if widths else None
+    if len({width * pixel % residues for width in widths}) > 1:
+        pixel = -(-pixel // residues) * residues
+    residue = widths[0] * pixel % residues if widths else None
     border = (max((c.padding[0] for c in readers), default=0),
               max((c.padding[1] for c in readers), default=0))
     return Tensor(name, shape, stored, pixel, border, residue)

@@ -19,8 +19,8 @@ stands what the table leaves open:
   sources and residuals before it writes; a program may overwrite what a vector reads by its own
   output, but on the core an output that overlaps what a later vector reads depends on the
   pipeline. The same holds for row scalars.
-- LOAD reads whole words of the bus, so a row of an odd number of slots needs two bytes more in
-  its segment.
+- LOAD reads whole words of the bus, so a row that ends within one needs the rest of it in its
+  segment too.
 - Of SPECIAL the fields of the residual are looked at only if `residual` is set, those of a
   source in the scratchpad only if it is ACTIVATIONS, those of the accumulators only if it is
   ACCUMULATORS, those of the output only without `reduce`. A function beside a residual and
@@ -173,7 +173,7 @@ def _matmul_rules(config: CoreConfig, segments: Segments, instruction: Instructi
     return (
         (precision.is_float and bool(signed), Cause.ILLEGAL_INSTRUCTION),
         (precision not in config.formats, Cause.UNSUPPORTED_FORMAT),
-        (runs > 1 and (pitch - length) % config.banks != 0, Cause.MISALIGNED_ADDRESS),
+        (runs > 1 and (pitch - length) % config.residues != 0, Cause.MISALIGNED_ADDRESS),
         (instruction["weights"] + depth > config.weight_lines, Cause.WEIGHT_RANGE),
         (instruction["accumulator"] + _vectors(instruction) > config.accumulator_depth,
          Cause.ACCUMULATOR_RANGE),

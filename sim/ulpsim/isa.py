@@ -204,7 +204,7 @@ INSTRUCTIONS = (
         "i * stride + (k div run_length) * run_pitch + k mod run_length) times weight line "
         "(weights + k). K is taken in tiles of `rows` slots; lines of the last tile beyond depth "
         "are not multiplied. With more than one run, run_pitch - run_length must be a multiple of "
-        "the 8 banks.",
+        "8.",
         (_PRECISION,
          Field("activation_signed", 1, "activations are signed integers (0 with FP16)"),
          Field("weight_signed", 1, "weights are signed integers (0 with FP16)"),

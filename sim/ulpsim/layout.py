@@ -57,14 +57,14 @@ class _Rows:
     @property
     def stored_row_slots(self) -> int:
         """`row_slots`, rounded up to the bus if `even_rows`."""
-        return self.row_slots + (self.row_slots % 2 if self.even_rows else 0)
+        return self.row_slots + (-self.row_slots % self.config.bus_slots if self.even_rows else 0)
 
     @property
     def row_pitch(self) -> int:
         """Slots from row to row."""
         pitch = self.stored_row_slots + self.tensor.border[1] * self.tensor.pixel_slots
         if self.tensor.row_residue is not None:
-            pitch += (self.tensor.row_residue - pitch) % self.config.banks
+            pitch += (self.tensor.row_residue - pitch) % self.config.residues
         return pitch
 
 

@@ -83,7 +83,8 @@ def _network_program(rng: np.random.Generator, config: CoreConfig, base: int) ->
         smaller = dataclasses.replace(
             config, weight_bytes=min(config.weight_bytes, 1024 << int(rng.integers(3))),
             accumulator_depth=min(config.accumulator_depth, depth << int(rng.integers(2))),
-            parameter_columns=min(config.parameter_columns, 8 << int(rng.integers(3))))
+            parameter_columns=min(config.parameter_columns,
+                                  config.column_lanes << int(rng.integers(3))))
     for _ in range(100):
         network = random_network(rng, config)
         try:
@@ -121,7 +122,7 @@ def _work(program: list[Instruction], config: CoreConfig) -> int:
             else:
                 cycles = special_cycles(config, i, 0)
         elif i.name != "HALT":
-            cycles = i["rows"] * -(-i["length"] // 2)
+            cycles = i["rows"] * -(-i["length"] // config.bus_slots)
         work[i.unit] = work.get(i.unit, 0) + cycles
     return max(work.values())
 
@@ -253,10 +254,11 @@ class _InstructionWriter:
 
     def __init__(self, rng: np.random.Generator, config: CoreConfig) -> None:
         self.rng, self.config = rng, config
-        self.slots, self.lines, self.columns, self.vectors = 1024, 64, 16, 64
+        scale = config.column_lanes // config.residues
+        self.slots, self.lines, self.columns, self.vectors = 1024 * scale, 64, 16 * scale, 64
         self.rows = 16
         self.columns = min(self.columns, config.parameter_columns)
-        self.bytes = 2048
+        self.bytes = self.slots * SLOT_BYTES
         # Random programs must not depend on what a core holds at first: stay within these.
         self.view = dataclasses.replace(
             config, activation_bytes=self.slots * SLOT_BYTES, accumulator_depth=self.vectors,
@@ -304,7 +306,7 @@ class _InstructionWriter:
         program = [
             Instruction("LOAD", segment=Segment.INPUT, length=self.slots, rows=1),
             Instruction("LOAD", segment=Segment.INPUT, target=Target.WEIGHTS, length=lines, rows=1,
-                        offset=4),
+                        offset=config.bus_bytes),
             Instruction("LOAD", segment=Segment.PARAMETERS, target=Target.PARAMETERS,
                         length=self.columns * PARAMETER_SLOTS, rows=1)]
         precision = config.formats[self.below(len(config.formats))]
@@ -338,7 +340,7 @@ class _InstructionWriter:
                        for a in touched for b in touched if b.write and not a.write)
 
     def load(self) -> Instruction:
-        target = list(Target)[self.below(3)]
+        target, word = list(Target)[self.below(3)], self.config.bus_bytes
         granule = {Target.ACTIVATIONS: 1, Target.WEIGHTS: self.config.column_lanes,
                    Target.PARAMETERS: PARAMETER_SLOTS * self.config.special_lanes}[target]
         length = granule * (1 + self.below(max(1, 80 // granule)))
@@ -347,8 +349,8 @@ class _InstructionWriter:
         if target is Target.PARAMETERS:
             segment = Segment.PARAMETERS
         return Instruction(
-            "LOAD", target=target, segment=segment, offset=4 * self.below(200),
-            source_pitch=4 * self.below(80), rows=1 + self.below(5), length=length,
+            "LOAD", target=target, segment=segment, offset=word * self.below(200),
+            source_pitch=word * self.below(80), rows=1 + self.below(5), length=length,
             address=granule * self.below(max(1, self.slots // granule)),
             pitch=granule * self.below(max(1, 100 // granule)))
 
@@ -357,10 +359,12 @@ class _InstructionWriter:
                            address=self.below(self.slots), pitch=self.below(90))
 
     def store(self) -> Instruction:
-        length = 2 * (1 + self.below(30))
+        word = self.config.bus_bytes
+        length = self.config.bus_slots * (1 + self.below(30))
         return Instruction(
             "STORE", segment=(Segment.OUTPUT, Segment.WORKSPACE)[self.below(2)],
-            offset=4 * self.below(300), target_pitch=2 * length + 4 * self.below(10),
+            offset=word * self.below(300),
+            target_pitch=SLOT_BYTES * length + word * self.below(10),
             rows=1 + self.below(5), length=length, address=self.below(self.slots),
             pitch=self.below(90))
 
@@ -379,7 +383,7 @@ class _InstructionWriter:
             "MATMUL", precision=precision, activation_signed=signs[0], weight_signed=signs[1],
             accumulate=self.below(2), depth=1 + self.below(40), weights=self.below(self.lines),
             address=self.below(self.slots), run_length=length,
-            run_pitch=length + self.config.banks * self.below(6), **self.counts(),
+            run_pitch=length + self.config.residues * self.below(6), **self.counts(),
             **self.strides("stride", 60), accumulator=self.below(self.vectors))
 
     def special(self) -> Instruction:

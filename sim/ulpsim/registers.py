@@ -67,8 +67,8 @@ REGISTERS = (
              "that stopped it, 0 for the first"),
     Register(0x14, "INTERRUPT_ENABLE", Access.WRITE, "bit 0: the interrupt is high while done or "
              "fault is set", mask=1),
-    Register(0x18, "PROGRAM_ADDRESS", Access.WRITE, "byte address of the program; bits 1:0 are "
-             "zero", mask=_ADDRESS),
+    Register(0x18, "PROGRAM_ADDRESS", Access.WRITE, "byte address of the program; the bits "
+             "below a word of the bus are zero", mask=_ADDRESS),
     Register(0x1C, "PROGRAM_LENGTH", Access.WRITE, "instructions in the program", mask=_WORD),
     Register(0x20, "CYCLES_LOW", Access.READ, "clock cycles of the last run, bits 31:0"),
     Register(0x24, "CYCLES_HIGH", Access.READ, "clock cycles of the last run, bits 63:32"),
@@ -76,7 +76,8 @@ REGISTERS = (
              "a run stops with WATCHDOG; 0 is never", mask=_WORD, reset=WATCHDOG_RESET),
     *(register for segment in Segment for register in (
         Register(0x40 + 8 * segment.value, f"SEGMENT_{segment.value}_BASE", Access.WRITE,
-                 f"byte address of segment {segment.name}; bits 1:0 are zero", mask=_ADDRESS),
+                 f"byte address of segment {segment.name}; the bits below a word of the bus are "
+                 "zero", mask=_ADDRESS),
         Register(0x44 + 8 * segment.value, f"SEGMENT_{segment.value}_SIZE", Access.WRITE,
                  f"bytes in segment {segment.name}", mask=_WORD))),
     Register(0x80, "ROWS", Access.READ, "`rows` of the core's configuration"),
@@ -87,6 +88,11 @@ REGISTERS = (
              "sources in the scratchpad and row scalars, else 0"),
 )
 BY_NAME = {register.name: register for register in REGISTERS}
+
+
+def writable(register: Register, config: CoreConfig) -> int:
+    """The bits of a register that can be written in a core: addresses are whole words of its bus."""
+    return register.mask & -config.bus_bytes if register.mask == _ADDRESS else register.mask
 
 
 def constants(config: CoreConfig) -> dict[str, int]:

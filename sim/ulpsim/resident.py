@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from .config import SLOT_BYTES, CoreConfig
-from .fusion import VECTOR, CompileError, Fused
+from .fusion import CompileError, Fused
 from .isa import Instruction, Segment, Target
 from .layout import TensorLayout
 from .steps import (
@@ -54,7 +54,7 @@ class ResidentSchedule:
         self.groups = self._groups(periods)
         self.layouts = self._layouts()
         self.weights_stay = sum(
-            -(-len(chain.weights) // VECTOR) * math.prod(chain.kernel)
+            -(-len(chain.weights) // config.column_lanes) * math.prod(chain.kernel)
             * fused.tensors[chain.source].pixel_slots for chain in fused.chains
         ) <= config.weight_lines
         self.part = 0
@@ -82,7 +82,7 @@ class ResidentSchedule:
             weight_tiles = -(-math.prod(chain.kernel) * tensor.pixel_slots // config.rows)
             products = weight_tiles * math.prod(chain.convolution_shape[:2])
             elements = config.phases * math.prod(chain.shape[:2]) * math.prod(chain.window)
-            work.append(-(-len(chain.weights) // VECTOR) * (products + elements))
+            work.append(-(-len(chain.weights) // config.column_lanes) * (products + elements))
         return min(range(1, len(work)), key=lambda n: abs(2 * sum(work[:n]) - sum(work)))
 
     def _groups(self, periods: int) -> list[int]:

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from . import integers
-from .config import SLOT_BYTES, CoreConfig
+from .config import CoreConfig
 from .formats import Format
-from .fusion import VECTOR, Chain, CompileError, Tensor
+from .fusion import Chain, CompileError, Tensor
 from .isa import Instruction, Target
 from .layout import Layout
 
@@ -94,7 +94,7 @@ class Tile:
 
 def bus_row(tensor: Tensor, config: CoreConfig) -> int:
     """Slots of a row in external memory: whole words of the bus."""
-    word = config.bus_bytes // SLOT_BYTES
+    word = config.bus_slots
     return -(-tensor.shape[1] * tensor.pixel_slots // word) * word
 
 
@@ -171,17 +171,17 @@ class Prepared:
     def __init__(self, chain: Chain, config: CoreConfig, source: Tensor, row_pitch: int, *,
                  uncut: bool, parameters: bytearray) -> None:
         self.chain, self.config = chain, config
-        outputs = len(chain.weights)
-        padded = -(-outputs // VECTOR) * VECTOR
+        outputs, vector = len(chain.weights), config.column_lanes
+        padded = -(-outputs // vector) * vector
         weights = np.zeros((padded, *chain.kernel, source.channels_stored), np.int64)
         weights[:outputs, ..., :chain.weights.shape[3]] = chain.weights
         lines = integers.pack(weights, chain.weight_format.precision).reshape(padded, -1).T
         parts = self._parts(len(lines), row_pitch, source.pixel_slots, uncut)
         self.products: list[list[Product]] = []
-        for column in range(0, padded, VECTOR):
+        for column in range(0, padded, vector):
             self.products.append([])
             for first_line, count, first, run_length, run_pitch in parts:
-                data = lines[first_line:first_line + count, column:column + VECTOR]
+                data = lines[first_line:first_line + count, column:column + vector]
                 piece = Piece(chain.layers[0], Target.WEIGHTS, len(parameters), count)
                 parameters += data.astype("<u2").tobytes()
                 self.products[-1].append(Product(piece, first, run_length, run_pitch))
@@ -189,9 +189,9 @@ class Prepared:
         table = np.zeros((padded, 4), np.uint32)
         table[:outputs] = chain.column_parameters(config)
         self.columns: list[Piece] = []
-        for column in range(0, padded, VECTOR):
-            self.columns.append(Piece(chain.layers[0], Target.PARAMETERS, len(parameters), VECTOR))
-            parameters += table[column:column + VECTOR].astype("<u4").tobytes()
+        for column in range(0, padded, vector):
+            self.columns.append(Piece(chain.layers[0], Target.PARAMETERS, len(parameters), vector))
+            parameters += table[column:column + vector].astype("<u4").tobytes()
 
     def _parts(self, depth: int, row_pitch: int, pixel_slots: int,
                fits: bool) -> list[tuple[int, int, int, int, int]]:
@@ -253,7 +253,7 @@ def item(prepared: Prepared, tile: Tile, column: int, *, source: Layout, target:
                 (columns, stride_x * source.tensor.pixel_slots)))), product.piece))
 
     def vector_offset(kind: Format) -> int:
-        return (column - first_column) * VECTOR // kind.precision.per_slot
+        return (column - first_column) * config.column_lanes // kind.precision.per_slot
 
     values = {}
     if residual is not None:

@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator
 
 from .config import SLOT_BYTES, CoreConfig
-from .fusion import VECTOR, Chain, CompileError, Fused, Tensor
+from .fusion import Chain, CompileError, Fused, Tensor
 from .isa import INSTRUCTION_BYTES, Instruction, Segment, Target
 from .layout import StripeLayout
 from .steps import (
@@ -128,14 +128,14 @@ class _Chain:
         self.schedule, self.chain, self.config = schedule, chain, schedule.config
         tensors = schedule.fused.tensors
         source = tensors[chain.source]
-        residue = chain.kernel[1] * source.pixel_slots % self.config.banks
+        residue = chain.kernel[1] * source.pixel_slots % self.config.residues
         self.source = dataclasses.replace(
             source, border=(0, chain.padding[1]),
             row_residue=residue if chain.kernel[0] > 1 else None)
         self.target = dataclasses.replace(tensors[chain.name], border=(0, 0), row_residue=None)
         self.residual = None if chain.residual is None else dataclasses.replace(
             tensors[chain.residual], border=(0, 0), row_residue=None)
-        self.all_columns = -(-len(chain.weights) // VECTOR)
+        self.all_columns = -(-len(chain.weights) // self.config.column_lanes)
         self.depth = math.prod(chain.kernel) * source.pixel_slots
         cut = min(self._cuts(), key=self._cycles, default=None)
         if cut is None:
@@ -152,13 +152,14 @@ class _Chain:
 
     def _least_columns(self) -> int:
         """Tiles of columns whose slots are whole words of the bus, in every tensor."""
-        word = self.config.bus_bytes // SLOT_BYTES
-        for columns in (1, 2):
-            slots = [columns * VECTOR // tensor.stored.format.precision.per_slot
+        word, columns = self.config.bus_slots, 1
+        while columns < self.all_columns:
+            slots = [columns * self.config.column_lanes // tensor.stored.format.precision.per_slot
                      for tensor in (self.target, self.residual) if tensor is not None]
             if all(count and count % word == 0 for count in slots) \
                     and self.all_columns % columns == 0:
                 return columns
+            columns *= 2
         return self.all_columns
 
     def _cuts(self) -> Iterator[_Cut]:
@@ -200,7 +201,7 @@ class _Chain:
     def _cycles(self, cut: _Cut) -> float:
         """About how long the chain takes: the busiest of array, special functions and bus."""
         config, chain = self.config, self.chain
-        weight_cycles = _transfer(1, self.depth * VECTOR)
+        weight_cycles = self._transfer(1, self.depth * config.column_lanes)
         first = compute = special = sources = targets = program = 0
         source_cycles = target_cycles = 0
         stripes = self._stripes((cut.images, cut.rows))
@@ -214,7 +215,7 @@ class _Chain:
                 special += windows * math.prod(chain.window) * config.phases + _OVERHEAD
                 program += 2 * INSTRUCTION_BYTES // config.bus_bytes
             source = self._source_layout(stripe, 0)
-            source_cycles = _transfer(stripe.images[1] * source.rows, source.row_slots)
+            source_cycles = self._transfer(stripe.images[1] * source.rows, source.row_slots)
             residual = self._residual_layout(stripe, 0, cut.columns)
             if residual is not None:
                 source_cycles += self._move_cycles(residual, cut.columns)
@@ -249,8 +250,13 @@ class _Chain:
         """Cycles to load or store a stripe that holds so many tiles of columns."""
         rows = layout.images * layout.rows
         if columns == self.all_columns:
-            return _transfer(rows, layout.row_slots)
-        return _transfer(rows * layout.tensor.shape[1], layout.tensor.pixel_slots)
+            return self._transfer(rows, layout.row_slots)
+        return self._transfer(rows * layout.tensor.shape[1], layout.tensor.pixel_slots)
+
+    def _transfer(self, rows: int, slots: int) -> int:
+        """About the cycles that rows of so many slots take: each in groups of its own."""
+        banks = self.config.banks
+        return _OVERHEAD + rows * banks // self.config.bus_slots * -(-slots // banks)
 
     def _stripes(self, size: tuple[int, int]) -> list[_Stripe]:
         """Stripes of at most so many images and rows."""
@@ -282,7 +288,7 @@ class _Chain:
                 address: int, columns: int) -> StripeLayout:
         """A stripe that holds some tiles of columns only."""
         slots = tensor.pixel_slots if columns == self.all_columns else \
-            columns * VECTOR // tensor.stored.format.precision.per_slot
+            columns * self.config.column_lanes // tensor.stored.format.precision.per_slot
         return StripeLayout(
             tensor=dataclasses.replace(tensor, pixel_slots=slots), first_image=images[0],
             images=images[1], first_row=rows[0], rows=rows[1], address=address,
@@ -407,15 +413,11 @@ class _Chain:
         # Some columns of each pixel. Rows follow each other without gaps, inside and outside.
         slots = layout.tensor.pixel_slots
         pixel_bytes = tensor.pixel_slots * SLOT_BYTES
-        offset = column * VECTOR // tensor.stored.format.precision.per_slot * SLOT_BYTES
+        first = column * self.config.column_lanes // tensor.stored.format.precision.per_slot
+        offset = first * SLOT_BYTES
         return [Step(tensor.name, Instruction(
             name, **fields, offset=external.offset + image * external.image_bytes
             + layout.first_row * external.row_bytes + offset,
             address=layout.slot(image, layout.first_row, 0),
             rows=layout.rows * tensor.shape[1], length=slots, pitch=slots,
             **{external_pitch: pixel_bytes})) for image in images]
-
-
-def _transfer(rows: int, slots: int) -> int:
-    """About the cycles that rows of so many slots take: four for up to 8 of a row."""
-    return _OVERHEAD + rows * 4 * -(-slots // 8)

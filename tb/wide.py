@@ -1,0 +1,10 @@
+"""A small core whose port, bus and special unit are as much wider than `edge`'s as `rapid`'s are.
+
+It has as many banks as twice its outputs, and several of them for each slot that is gathered.
+"""
+
+import dataclasses
+
+from ulpsim.config import EDGE
+
+WIDE = dataclasses.replace(EDGE, name="wide", columns=4, lanes=4, special_lanes=4, bus_bytes=16)
