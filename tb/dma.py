@@ -118,12 +118,13 @@ class Bench(wiring.Component):
             with m.If(unit.retired):
                 m.d.sync += getattr(self, f"{name}_retired").eq(self.cycle)
         load, store = self.units["load"], self.units["store"]
+        slots = len(store.activation_data) // 16
         # Anything but the one cycle in which the data is due is garbage.
         delayed = Cat(((store.activation_address + i) * 40503 + 12345)[:16]
-                      for i in range(self.config.banks))
+                      for i in range(slots))
         valid = store.activation_enable
         for stage in range(3):
-            register = Signal(16 * self.config.banks, name=f"slots_{stage}")
+            register = Signal(16 * slots, name=f"slots_{stage}")
             present = Signal(name=f"present_{stage}")
             m.d.sync += [register.eq(delayed), present.eq(valid)]
             delayed, valid = register, present

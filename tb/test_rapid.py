@@ -37,4 +37,4 @@ def test_convolution_agrees(precision, rng):
     assert run.comparison.agree
     assert run.cycles == run.predicted
     assert (run.outputs_rtl == evaluate(network, codes, RAPID)).all()
-    assert len(np.unique(run.outputs_rtl)) > 2
+    assert len(np.unique(run.outputs_rtl)) > 1

@@ -33,7 +33,8 @@ each window. In these turns nothing enters the pipeline.
 
 An instruction that is taken in phase p and has T turns retires 26 + 4 T + (2 - p) mod 4 cycles
 later, 38 + 4 T + ... with `special_functions` and 50 + 4 T + ... if it reduces
-(`ulpsim.cycles_special`); the next one can be taken in that same cycle.
+(more with more than two lanes; `ulpsim.cycles_special`); the next one can be taken in that same
+cycle.
 """
 
 from collections.abc import Sequence

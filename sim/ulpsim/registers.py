@@ -91,7 +91,7 @@ BY_NAME = {register.name: register for register in REGISTERS}
 
 
 def writable(register: Register, config: CoreConfig) -> int:
-    """The bits of a register that can be written in a core: addresses are whole words of its bus."""
+    """The bits of a register that can be written: addresses are whole words of the core's bus."""
     return register.mask & -config.bus_bytes if register.mask == _ADDRESS else register.mask
 
 
