@@ -343,8 +343,9 @@ _GOOD = {"count_1": 3, "accumulator_stride_1": 2, "stride_1": 8, "output_precisi
 
 
 def _fault_cases(config: CoreConfig) -> list[tuple[dict, Cause]]:
-    slots, depth = config.activation_slots, config.accumulator_depth
+    slots, depth, outputs = config.activation_slots, config.accumulator_depth, config.column_lanes
     last = depth - 6
+    length = outputs // Precision.INT8.per_slot
     cases = [
         ({}, Cause.NONE),
         ({"pool": Pool.NONE}, Cause.ILLEGAL_INSTRUCTION),
@@ -355,16 +356,17 @@ def _fault_cases(config: CoreConfig) -> list[tuple[dict, Cause]]:
         ({"residual_precision": Precision.FP16, "residual_signed": 1, "residual": 1},
          Cause.ILLEGAL_INSTRUCTION),
         ({"parameters": 1}, Cause.MISALIGNED_ADDRESS),
-        ({"parameters": config.parameter_columns - 8}, Cause.NONE),
-        ({"parameters": config.parameter_columns - 6}, Cause.PARAMETER_RANGE),
-        ({"parameters": 4094}, Cause.PARAMETER_RANGE),
+        ({"parameters": config.parameter_columns - outputs}, Cause.NONE),
+        ({"parameters": config.parameter_columns - outputs + config.special_lanes},
+         Cause.PARAMETER_RANGE),
+        ({"parameters": 4096 - config.special_lanes}, Cause.PARAMETER_RANGE),
         ({"accumulator": last}, Cause.NONE),
         ({"accumulator": last + 1}, Cause.ACCUMULATOR_RANGE),
         ({"accumulator": 4095}, Cause.ACCUMULATOR_RANGE),
         ({"accumulator_stride_0": 4095, "accumulator_stride_1": 4095}, Cause.ACCUMULATOR_RANGE),
         ({"window_1": 3, "accumulator": last}, Cause.ACCUMULATOR_RANGE),
-        ({"address": slots - 16 - 4}, Cause.NONE),
-        ({"address": slots - 16 - 3}, Cause.ACTIVATION_RANGE),
+        ({"address": slots - 16 - length}, Cause.NONE),
+        ({"address": slots - 16 - length + 1}, Cause.ACTIVATION_RANGE),
         ({"address": (1 << 20) - 1}, Cause.ACTIVATION_RANGE),
         ({"address": slots - 1, "stride_1": (1 << 20) - 1}, Cause.ACTIVATION_RANGE),
         ({"stride_1": (1 << 20) - 1}, Cause.ACTIVATION_RANGE),
@@ -373,7 +375,7 @@ def _fault_cases(config: CoreConfig) -> list[tuple[dict, Cause]]:
         ({"residual_address": (1 << 20) - 1}, Cause.NONE),
     ]
     for p in config.formats:
-        length = 8 // p.per_slot
+        length = outputs // p.per_slot
         cases += [
             ({"output_precision": p, "address": slots - 16 - length}, Cause.NONE),
             ({"output_precision": p, "address": slots - 16 - length + 1}, Cause.ACTIVATION_RANGE),
@@ -401,7 +403,7 @@ def _fault_cases(config: CoreConfig) -> list[tuple[dict, Cause]]:
     if config.special_functions:
         rows = config.row_scalars
         source = beyond_draining[-1]
-        length = 8 // config.formats[0].per_slot
+        length = outputs // config.formats[0].per_slot
         cases += [
             ({"row_scale": 1, "row": rows - 3}, Cause.NONE),
             ({"row_scale": 1, "row": rows - 2}, Cause.ROW_RANGE),
