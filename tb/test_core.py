@@ -105,6 +105,22 @@ def test_random_programs_under_random_stalls(config, seed):
     assert np.count_nonzero(memory != expected) == 0
 
 
+@pytest.mark.parametrize("config", [EDGE, NANO, WIDE], ids=lambda c: c.name)
+def test_cycles_of_programs_that_end_in_each_unit(config):
+    """HALT waits for the unit that is the last to work, each for as long as the model says."""
+    segments = {segment: (_SIZE * segment.value, _SIZE) for segment in Segment}
+    lasts = [_load(), Instruction("FILL", length=9), _store(), _special(), _matmul(),
+             _matmul(depth=20, run_length=20, count_2=30)]
+    programs = [[*before, last, HALT] for last in lasts
+                for before in ([], [_load(length=40)], [_matmul(), Instruction("FILL")])]
+    placed = place([(program, bytes(4 * _SIZE), segments) for program in programs])
+    results, _ = run_jobs(config, placed.memory, placed.jobs, model=MemoryModel(latency=5))
+    assert all(r.cause is Cause.NONE for r in results)
+    assert [r.cycles for r in results] == [
+        predict(program, config, program_address=job.program, segments=job.segments,
+                latency=5).cycles for job, program in zip(placed.jobs, programs, strict=True)]
+
+
 HALT = Instruction("HALT")
 _SIZE = 4096
 #: Segments of the programs below: offsets in an image of four pages.

@@ -47,7 +47,8 @@ class Execute(wiring.Component):
     - The weights of row r are given to the array in F + `VECTOR_LATENCY` - 1 + r, vector m in
       F + `VECTOR_LATENCY` + m.
 
-    `ulpsim.cycles_execute` is the same as a recurrence over instructions.
+    `busy` falls in the cycle after the last instruction retired. `ulpsim.cycles_execute` is the
+    same as a recurrence over instructions.
 
     Faults, the first one of this order: ILLEGAL_INSTRUCTION (signed FP16), UNSUPPORTED_FORMAT,
     MISALIGNED_ADDRESS, WEIGHT_RANGE are seen before the first vector; ACCUMULATOR_RANGE in the

@@ -131,7 +131,10 @@ class _Run:
         spans = sorted((span for spans in self.spans.values() for span in spans),
                        key=lambda span: span.index)
         halted = self._next_put() + 1
-        done = max([halted, self.load.free, *(span.retired for span in spans)])
+        # The execute unit counts its instructions, so it is idle a cycle after the last retired.
+        idle = [self.spans[unit][-1].retired + (unit is Unit.EXECUTE)
+                for unit in Unit if self.spans[unit]]
+        done = max([halted, self.load.free, *idle])
         return Prediction(done + 1, tuple(self.arrived), tuple(spans))
 
     def _serve(self) -> bool:
