@@ -3,18 +3,19 @@
 The product is exact and stays where it is; only c is shifted, beside the multiplication, into a
 window of 32 bits:
 
-    bit 31       22 21 20 19                    0
-        c, unshifted |  |  product of significands
+    bit 31       22 21 20                    1 0
+        c, unshifted |  product of significands
         ---------------------> c, shifted
 
-If c is so large that it would have to go further left, it stays at the left end: the product is
-then less than a quarter of the last place of c, and wherever below that it stands, the sum rounds
-to c. Three things keep the rest small:
+If c is so large that it would have to go further left, the product is less than a quarter of its
+last place: the sum rounds to c, and the product is left out. Four things keep the rest small:
 
 - For a difference the sum is product + ~c without a carry-in. A negative one needs only its
   complement; a positive one is short by 1, which is added when it is rounded.
 - Ties are rounded away from zero, so bits lost from c matter only in a difference, where they
-  take the place of that 1.
+  take the place of that 1. Bits are lost from a c below 2^9 only, and a product is at least 2^11
+  there: the sum has 11 bits or more, all those that rounding looks at.
+- The product is even there: no difference is 1, which without the 1 would be no bit at all.
 - The exponent less the leading zeros, the rounding and its overflow are one addition.
 
 What is zero and what is NaN-Inf is found once per operand at the edge of the array (`Operand`) and
@@ -44,8 +45,8 @@ CUTS = {
 class Operand(data.Struct):
     """A factor. The value is (-1)^sign * significand * 2^(exponent - 31), unless zero or NaN-Inf.
 
-    The exponent is that of the code less 9: so the sum of two exponents is that of bit 31 of the
-    window, 13 places left of where the product of two numbers from 1 to 2 begins.
+    The exponent is that of the code less 9: so the sum of two exponents is that of a place left
+    of the window, 13 places left of where the product of two numbers from 1 to 2 begins.
     """
 
     significand: 10
@@ -97,9 +98,12 @@ class Sum(data.Struct):
 
 
 class Product(data.Struct):
-    """An exact product; `exponent` is that of bit 31 of the window.
+    """An exact product: (-1)^sign * (significand + carry) * 2^(exponent - 62), unless zero or
+    NaN-Inf.
 
-    Where a factor is zero the exponent is so low that any sum is just c.
+    Significand and carry add up to 2^10 at least and to less than 2^20. The carry is there for a
+    product that is itself a sum to which a 1 has still to be added. If `zero` is set the rest
+    means nothing, but the exponent must be from -64 to 63.
     """
 
     significand: 20
@@ -107,13 +111,14 @@ class Product(data.Struct):
     sign: 1
     zero: 1
     nan: 1
+    carry: 1
 
     @staticmethod
     def of(a: data.View, b: data.View, significand: Value) -> "data.View":
         """The product of two `Operand`s, that of whose significands is given, as an expression."""
-        zero = a.zero | b.zero
-        exponent = Mux(zero, -64, a.exponent + b.exponent)[:8]
-        return Product(Cat(significand, exponent, a.sign ^ b.sign, zero, a.nan | b.nan))
+        exponent = (a.exponent + b.exponent)[:8]
+        return Product(Cat(significand, exponent, a.sign ^ b.sign, a.zero | b.zero,
+                           a.nan | b.nan, Const(0, 1)))
 
 
 class ProductAdd(wiring.Component):
@@ -124,6 +129,8 @@ class ProductAdd(wiring.Component):
     stages
         Cycles from the addends to the result, from 2 to 6: the addends come from registers, and
         `result` is one.
+    carries
+        Products can have a carry; without, it is ignored.
 
     Members
     -------
@@ -137,10 +144,11 @@ class ProductAdd(wiring.Component):
     c: In(Sum)
     result: Out(Sum)
 
-    def __init__(self, *, stages: int) -> None:
+    def __init__(self, *, stages: int, carries: bool = False) -> None:
         if stages not in CUTS:
             raise ValueError(f"stages must be from {min(CUTS)} to {max(CUTS)}, not {stages!r}")
         self.stages = stages
+        self.carries = carries
         super().__init__()
 
     def elaborate(self, platform: object) -> Module:
@@ -162,44 +170,52 @@ class ProductAdd(wiring.Component):
             m.d.comb += signal.eq(value)
             return signal
 
-        # Exponents. `base` is the exponent that a leading one in bit 31 has.
+        # Exponents. c is shifted by `distance` unless it is `larger`. `base` is the exponent of
+        # the place left of the window, or that of c, which needs no normalisation.
         product, c = self.product, self.c
-        distance = named("distance", (product.exponent - c.exponent[:6])[:8].as_signed())
+        distance = named("distance", ~(c.exponent[:6] - product.exponent)[:8])
         c_zero = named("c_zero", c.is_zero())
-        c_larger = distance[7]
-        far = named("far", c_zero | ~c_larger & distance[5:7].any())
-        base = named("base", Mux(c_larger & ~c_zero, c.exponent[:6], product.exponent)[:8])
-        shift, base, far, lost, significand, factor, subtract, sign, none, nan = after(
-            "exponents", shift=distance[:5] & ~c_larger.replicate(5), base=base, far=far,
-            lost=far & ~c_zero, significand=Cat(c.fraction, Const(1, 1)),
-            product=product.significand, subtract=product.sign ^ c.sign, sign=product.sign,
-            none=product.zero & c_zero, nan=product.nan | c.is_nan())
+        larger = named("larger", ~c_zero & (distance[7] | product.zero))
+        far = named("far", c_zero | ~larger & distance[5:7].any())
+        base = named("base", Mux(larger, c.exponent[:6], product.exponent)[:8])
+        carry = product.carry if self.carries else Const(0, 1)
+        shift, base, far, lost, significand, factor, carry, larger, subtract, sign, none, nan = (
+            after("exponents", shift=distance[:5] & ~larger.replicate(5), base=base, far=far,
+                  lost=far & ~c_zero, significand=Cat(c.fraction, Const(1, 1)),
+                  product=product.significand, carry=carry, larger=larger,
+                  subtract=product.sign ^ c.sign, sign=product.sign, none=product.zero & c_zero,
+                  nan=product.nan | c.is_nan()))
 
         # Shift c, first within 17 bits, then to its place.
         shifted = named("shifted", (Cat(Const(0, 7), significand) >> shift[:3])[:17])
         shifted = Mux(far, 0, shifted)
-        shifted, shift, base, lost, factor, subtract, sign, none, nan = after(
+        shifted, shift, base, lost, factor, carry, larger, subtract, sign, none, nan = after(
             "shift", shifted=shifted, shift=shift[3:], base=base, lost=lost, product=factor,
-            subtract=subtract, sign=sign, none=none, nan=nan)
+            carry=carry, larger=larger, subtract=subtract, sign=sign, none=none, nan=nan)
         aligned = named("aligned", Cat(Const(0, 15), shifted) >> Cat(Const(0, 3), shift))
         addend = named("addend", aligned ^ subtract.replicate(_WINDOW))
         lost = lost | shift[1] & (shifted[0] | shift[0] & shifted[1:9].any())
-        addend, increment, base, factor, subtract, sign, none, nan = after(
+        addend, increment, base, factor, carry, larger, subtract, sign, none, nan = after(
             "align", addend=addend, increment=subtract & ~lost, base=base, product=factor,
-            subtract=subtract, sign=sign, none=none, nan=nan)
+            carry=carry, larger=larger, subtract=subtract, sign=sign, none=none, nan=nan)
 
-        total = named("total", (factor + Cat(addend, subtract))[:_WINDOW + 1])
-        total, increment, base, sign, none, nan = after(
-            "add", total=total, increment=increment, base=base, sign=sign, none=none, nan=nan)
+        # The carry enters as the sum of a place below the product's lowest.
+        factor, upper = factor & ~larger.replicate(len(factor)), Cat(addend[1:], subtract)
+        if self.carries:
+            factor, upper = Cat(Const(1, 1), factor), Cat(carry & ~larger, upper)
+        upper = named("upper", (factor + upper)[int(self.carries):][:_WINDOW])
+        total, increment, base, larger, sign, none, nan = after(
+            "add", total=Cat(addend[0], upper), increment=increment, base=base, larger=larger,
+            sign=sign, none=none, nan=nan)
 
         # Normalise. Of each step's result only the bits that can still reach the significand and
         # its rounding bit are kept; `ones` tells whether all those dropped were 1, so that the
         # missing 1 would carry through them. The places that become free hold 1 for the same end.
         negative = total[_WINDOW]
         empty = named("empty_16", ~(total[16:_WINDOW] ^ negative.replicate(16)).any())
-        total, empty, increment, base, sign, none, nan = after(
-            "detect", total=total, empty=empty, increment=increment, base=base, sign=sign,
-            none=none, nan=nan)
+        total, empty, increment, base, larger, sign, none, nan = after(
+            "detect", total=total, empty=empty, increment=increment, base=base, larger=larger,
+            sign=sign, none=none, nan=nan)
         negative = total[_WINDOW]
         word = named("magnitude", total[:_WINDOW] ^ negative.replicate(_WINDOW))
         sign, increment = sign ^ negative, increment & ~negative
@@ -213,16 +229,12 @@ class ProductAdd(wiring.Component):
             moved = named(f"moved_{step}", Mux(empty, Cat(fill.replicate(step), word[:-step]),
                                                word))
             dropped = len(word) - kept
-            word, ones, fill, zeros, increment, base, sign, none, nan = after(
+            word, ones, fill, zeros, increment, base, larger, sign, none, nan = after(
                 f"normalise_{step}", word=moved[dropped:], ones=ones & moved[:dropped].all(),
-                fill=fill, zeros=Cat(empty, zeros), increment=increment, base=base, sign=sign,
-                none=none, nan=nan)
+                fill=fill, zeros=Cat(empty, zeros), increment=increment, base=base, larger=larger,
+                sign=sign, none=none, nan=nan)
 
-        # A difference of 1 appears as no 1 at all: it has 32 leading zeros, not 31.
-        # -zeros bit by bit: the carry of a complement is an OR, which costs less than a chain.
-        leading = word[-1]
-        minus = Cat(zeros[0] & leading, *(zeros[i] ^ zeros[:i].any() for i in range(1, 5)),
-                    zeros.any().replicate(3))
+        minus = Cat(~zeros, Const(-1, 3)) & ~larger.replicate(8)
         carry = word[0] | ones & increment
         rounded = named("rounded", (Cat(word[1:-1], base) + Cat(Const(0, _FRACTION), minus)
                                     + carry)[:_FRACTION + 8])
@@ -230,7 +242,7 @@ class ProductAdd(wiring.Component):
         m.d.sync += [
             Cat(result.fraction, result.exponent).eq(rounded),
             result.sign.eq(sign),
-            result.none.eq(none | ~leading & ~fill),
+            result.none.eq(none | ~word[-1] & ~fill),
             result.nan.eq(nan),
         ]
         m.d.comb += self.result.eq(result)
