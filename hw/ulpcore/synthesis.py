@@ -2,7 +2,8 @@
 
 The lookup-table mapping optimises area (`abc -lut 4` with mfs2 and lutpack, no wide multiplexers):
 on multiply-add units it takes 14-34 % fewer lookup tables than the stock script at the same
-speed. The hierarchy is kept until after mapping, which is what makes the area by block known.
+speed. Then what it left in front of carry chains is folded into them (`carry_chains`), another 9 %
+of a core. The hierarchy is kept until after mapping, which is what makes the area by block known.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from .carry_chains import fold
 from .verilog import generate
 
 __all__ = ["Area", "Registered", "Timing", "measure", "place_and_route", "synthesise"]
@@ -136,9 +138,16 @@ def synthesise(component: wiring.Component, *, name: str,
         work = Path(folder)
         (work / "design.v").write_text(text)
         (work / "map.abc").write_text("\n".join(_ABC_SCRIPT.split("; ")) + "\n")
-        script = ["read_verilog design.v",
-                  *_RECIPE.format(top=name, script=_ABC_SCRIPT.replace(" ", ","))
-                  .strip().splitlines(),
+        _yosys(["read_verilog design.v",
+                *_RECIPE.format(top=name, script=_ABC_SCRIPT.replace(" ", ","))
+                .strip().splitlines(),
+                "write_json -selected mapped.json"], work)
+        mapped = json.loads((work / "mapped.json").read_text())
+        for module in mapped["modules"].values():
+            fold(module)
+        (work / "folded.json").write_text(json.dumps(mapped))
+        script = ["read_verilog -lib -specify +/lattice/cells_sim_ecp5.v +/lattice/cells_bb_ecp5.v",
+                  "read_json folded.json", f"hierarchy -check -top {name}", "clean",
                   "tee -q -o statistics.json stat -json"]
         if netlist is not None:
             script += ["flatten -noscopeinfo", "opt_clean", "blackbox =A:whitebox",
