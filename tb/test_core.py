@@ -266,9 +266,9 @@ def test_bus_errors(response, cause, segment, rng):
     big = [_load(length=1000, post_store=1), _store(length=1000, wait_load=1), HALT]
     placed = place([(big, image, SEGMENTS), (_working_program(), image, SEGMENTS)])
     first, _ = placed.jobs[0].segments[segment]
-    results, memory = run_jobs(EDGE, placed.memory, placed.jobs,
-                               model=MemoryModel(error=(first + 1000, 4),
-                                                 error_response=response))
+    jobs = [dataclasses.replace(job, error=(first + 1000, 4), error_response=response)
+            for job in placed.jobs]
+    results, memory = run_jobs(EDGE, placed.memory, jobs)
     assert (results[0].cause, results[0].instruction) == (cause, int(segment is Segment.OUTPUT))
     assert results[1].cause is Cause.NONE
     source, _ = placed.jobs[1].segments[Segment.INPUT]

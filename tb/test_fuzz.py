@@ -6,24 +6,29 @@ import itertools
 import numpy as np
 import pytest
 from ulpcore.rtl import Job, JobResult, MemoryModel, run_jobs
-from ulpsim.config import NANO, CoreConfig
-from ulpsim.interpreter import Machine, check
+from ulpsim.config import EDGE, NANO, CoreConfig
+from ulpsim.formats import Precision
+from ulpsim.interpreter import PARAMETER_SLOTS, Machine, check
 from ulpsim.isa import (
     INSTRUCTION_BYTES,
     OPCODES,
     Cause,
     Instruction,
     Segment,
+    Target,
     Unit,
     decode,
     encode,
     encode_program,
 )
 from ulpsim.programs import RandomProgram, random_program
+from ulpsim.tokens import with_tokens
+from wide import WIDE
 
 HALT = Instruction("HALT")
-#: Cycles; more than any instruction of a random program needs.
+#: Cycles; more than any instruction of a random program needs, and than any program.
 WATCHDOG = 20_000
+LIMIT = 4_000_000
 #: Ranges that SPECIAL and MATMUL find while they work: the first one that they come to counts.
 UNDER_WAY = {Cause.ACCUMULATOR_RANGE, Cause.ACTIVATION_RANGE, Cause.ROW_RANGE}
 WRITABLE = (Segment.OUTPUT, Segment.WORKSPACE)
@@ -86,17 +91,63 @@ def random_contents(rng: np.random.Generator, code: np.ndarray) -> None:
     code[...] = rng.integers(0, 256, len(code), np.uint8)
 
 
-KINDS = (mutated, random_words, random_tokens, random_contents)
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
-    """A random program after what was done to its code, in its place in memory."""
+    """A random program after what was done to it, in its place in memory."""
 
     kind: str
     seed: int
     code: np.ndarray
     job: Job
+
+
+def random_memory(rng: np.random.Generator, program: RandomProgram, job: Job,
+                  memory: np.ndarray) -> Job:
+    """Any bytes in all segments: every element of every format, NaN-Inf among them."""
+    for first, size in job.segments.values():
+        memory[first - program.base:][:size] = rng.integers(0, 256, size, np.uint8)
+    return job
+
+
+def random_registers(rng: np.random.Generator, program: RandomProgram, job: Job,
+                     memory: np.ndarray) -> Job:
+    """What the host says is wrong: places, sizes, lengths, or a watchdog that is too short."""
+    segments = dict(job.segments)
+    for segment, (first, size) in segments.items():
+        if rng.random() < 0.3:
+            # Smaller, elsewhere in its own place, beyond the memory, or around 2^32.
+            segments[segment] = [
+                (first, int(rng.integers(size + 1))),
+                (first + 64 * int(rng.integers(1 + size // 64)), 0),
+                (1 << 31, size), ((1 << 32) - 4096, 1 << 20)][rng.integers(4)]
+    choice = rng.integers(4)
+    place = 64 * int(rng.integers(len(memory) // 64)) if choice == 1 else 0
+    return dataclasses.replace(
+        job, segments=segments, program=job.program + place,
+        instructions=int(rng.integers(4 * job.instructions)) if choice == 2 else job.instructions,
+        watchdog=int(rng.integers(1, 400)) if choice == 3 else job.watchdog)
+
+
+def random_reset(rng: np.random.Generator, program: RandomProgram, job: Job,
+                 memory: np.ndarray) -> Job:
+    """A good program, reset in the middle by the register or by the pin."""
+    return dataclasses.replace(job, reset_after=int(rng.integers(1, 3000)),
+                               reset_pin=bool(rng.integers(2)))
+
+
+def random_bus_error(rng: np.random.Generator, program: RandomProgram, job: Job,
+                     memory: np.ndarray) -> Job:
+    """A good program beside a memory that fails in one place."""
+    return dataclasses.replace(
+        job, error=(program.base + int(rng.integers(len(memory))), int(rng.integers(1, 256))),
+        error_response=int(rng.integers(2, 4)))
+
+
+#: What can be done to the code of a program, and to all else.
+CODE_KINDS = (mutated, random_words, random_tokens, random_contents)
+OTHER_KINDS = (random_memory, random_registers, random_reset, random_bus_error)
+KINDS = CODE_KINDS + OTHER_KINDS
+BUS_ERRORS = {2: Cause.BUS_SLAVE_ERROR, 3: Cause.BUS_DECODE_ERROR}
 
 
 def expected(config: CoreConfig, sample: Sample) -> set[tuple[Cause, int]]:
@@ -135,11 +186,14 @@ def place(config: CoreConfig, seeds: range) -> tuple[np.ndarray, list[Sample],
             memory = program.memory.copy()
             code = memory[:len(program.program) * INSTRUCTION_BYTES]
             if bad:
+                job = Job(address, len(program.program), program.segments, WATCHDOG, limit=LIMIT)
                 if kind is mutated:
                     code[...] = np.frombuffer(encode_program(serial(program.program)), np.uint8)
-                kind(rng, code)
-                samples.append(Sample(kind.__name__, seed, code.copy(), Job(
-                    address, len(program.program), program.segments, WATCHDOG)))
+                if kind in CODE_KINDS:
+                    kind(rng, code)
+                else:
+                    job = kind(rng, program, job, memory)
+                samples.append(Sample(kind.__name__, seed, code.copy(), job))
             else:
                 good.append(program)
             parts += [memory, np.full(_GUARD, 0x5A, np.uint8)]
@@ -147,9 +201,25 @@ def place(config: CoreConfig, seeds: range) -> tuple[np.ndarray, list[Sample],
     return np.concatenate(parts), samples, good
 
 
+def possible(config: CoreConfig, sample: Sample, bad: JobResult) -> bool:
+    """Whether the core may report this of what was done to a program."""
+    if sample.kind == "mutated":
+        return (bad.cause, bad.instruction) in expected(config, sample)
+    if sample.kind == "random_tokens":
+        return bad.cause in (Cause.NONE, Cause.DEADLOCK, Cause.TOKEN_OVERFLOW)
+    if sample.kind in ("random_memory", "random_reset"):
+        return bad.cause is Cause.NONE
+    if sample.kind == "random_bus_error":
+        return bad.cause in (Cause.NONE, BUS_ERRORS[sample.job.error_response])
+    return True
+
+
 def fuzz(config: CoreConfig, seeds: range, model: MemoryModel | None = None
          ) -> dict[str, dict[str, int]]:
-    """Run bad programs, each with a good one after it; how often each cause came, by kind."""
+    """Run bad programs, each with a good one after it; how often each cause came, by kind.
+
+    A hang, or a stop without a cause, fails the simulation itself.
+    """
     before, samples, good = place(config, seeds)
     jobs = [job for sample, program in zip(samples, good, strict=True) for job in (
         sample.job, Job(program.base, len(program.program), program.segments))]
@@ -160,39 +230,41 @@ def fuzz(config: CoreConfig, seeds: range, model: MemoryModel | None = None
     for sample, program, bad, after in zip(samples, good, results[::2], results[1::2],
                                            strict=True):
         name = f"{sample.kind} {sample.seed}"
-        outcome = bad.cause, bad.instruction
-        assert bad.instruction <= sample.job.instructions, f"{name}: {outcome}"
-        if sample.kind == "mutated":
-            assert outcome in expected(config, sample), f"{name}: {outcome}"
-        if sample.kind == "random_tokens":
-            assert bad.cause in (Cause.NONE, Cause.DEADLOCK, Cause.TOKEN_OVERFLOW), \
-                f"{name}: {outcome}"
-        for segment in WRITABLE:
-            first, size = sample.job.segments[segment]
-            may_change[first:first + size] = True
+        assert bad.instruction <= sample.job.instructions, f"{name}: {bad}"
+        assert possible(config, sample, bad), f"{name}: {bad}"
+        if sample.kind == "random_memory":
+            machine.segments = dict(sample.job.segments)
+            assert machine.run(sample.code.tobytes()).cause is Cause.NONE
+        else:
+            for segment in WRITABLE:
+                first, size = sample.job.segments[segment]
+                may_change[first:first + size] = True
         assert after == JobResult(Cause.NONE, 0, after.cycles), f"after {name}: {after}"
         machine.segments = program.segments
         assert machine.run(program.program).cause is Cause.NONE
         kind = counts.setdefault(sample.kind, {})
         kind[bad.cause.name] = kind.get(bad.cause.name, 0) + 1
     wrong = np.flatnonzero((memory != machine.memory) & ~may_change)
-    assert len(wrong) == 0, f"written outside of the segments: {wrong[:8]}"
+    assert len(wrong) == 0, f"written outside of the segments, or wrongly: {wrong[:8]}"
     return counts
 
 
-def test_bad_programs_stop_and_good_ones_still_run(seed):
-    counts = fuzz(NANO, range(seed * 100_000, seed * 100_000 + 100))
+@pytest.mark.parametrize("config", [NANO, EDGE], ids=lambda c: c.name)
+def test_bad_programs_stop_and_good_ones_still_run(config, seed, record_property):
+    counts = fuzz(config, range(seed * 100_000, seed * 100_000 + 160))
+    record_property("fuzz", {config.name: counts})
     assert set(counts) == {kind.__name__ for kind in KINDS}
-    assert len(set().union(*counts.values())) >= 5, counts
+    assert len(set().union(*counts.values())) >= 8, counts
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("batch", range(20))
-def test_ten_thousand_bad_programs(batch, seed):
+@pytest.mark.parametrize("config", [NANO, EDGE], ids=lambda c: c.name)
+@pytest.mark.parametrize("batch", range(10))
+def test_ten_thousand_bad_programs(config, batch, seed, record_property):
     first = seed * 100_000 + 1000 * (batch + 1)
     model = MemoryModel(latency=(2, 16, 77, 900)[batch % 4],
                         stall_seed=first if batch % 2 else None)
-    print(fuzz(NANO, range(first, first + 500), model))
+    record_property("fuzz", {config.name: fuzz(config, range(first, first + 500), model)})
 
 
 def short_program(base: int, words: int = 12) -> tuple[list[Instruction], Job, np.ndarray]:
@@ -206,41 +278,70 @@ def short_program(base: int, words: int = 12) -> tuple[list[Instruction], Job, n
     code = encode_program(program)
     memory[:len(code)] = np.frombuffer(code, np.uint8)
     return program, Job(base, len(program), {
-        Segment.INPUT: (source, size), Segment.OUTPUT: (target, size)}), memory
+        Segment.INPUT: (source, size), Segment.OUTPUT: (target, size)}, limit=LIMIT), memory
 
 
-def run_short(jobs: int, change, model: MemoryModel) -> tuple[list[JobResult], np.ndarray,
-                                                             list[bool]]:
+def full_program(base: int) -> tuple[list[Instruction], Job, np.ndarray]:
+    """As `short_program`, but with work for every unit."""
+    precision = Precision.INT8
+    program = with_tokens([
+        Instruction("LOAD", segment=Segment.INPUT, target=Target.WEIGHTS, length=64),
+        Instruction("LOAD", segment=Segment.PARAMETERS, target=Target.PARAMETERS,
+                    length=8 * PARAMETER_SLOTS),
+        Instruction("LOAD", segment=Segment.INPUT, offset=32, length=40),
+        Instruction("MATMUL", precision=precision, depth=8, run_length=8, count_2=4, stride_2=5,
+                    activation_signed=1, weight_signed=1),
+        Instruction("SPECIAL", output_precision=precision, residual_precision=precision, relu=1,
+                    count_2=4, accumulator_stride_2=1, address=64, stride_2=4),
+        Instruction("STORE", segment=Segment.OUTPUT, address=64, length=16), HALT], NANO)
+    memory = np.random.default_rng(base).integers(0, 256, 2048, np.uint8)
+    code = encode_program(program)
+    memory[:len(code)] = np.frombuffer(code, np.uint8)
+    return program, Job(base, len(program), {
+        Segment.INPUT: (base + 512, 256), Segment.PARAMETERS: (base + 1024, 256),
+        Segment.OUTPUT: (base + 1536, 32)}, limit=LIMIT), memory
+
+
+def run_short(config: CoreConfig, jobs: int, change, model: MemoryModel,
+              program=short_program) -> tuple[list[JobResult], list[bool]]:
     """Run short programs after one another, job n as `change(n, job)`.
 
     Returns the results, and of each job whether its output is as it should be. All other memory
     must be as it was.
     """
-    placed = [short_program(2048 * n) for n in range(jobs)]
+    placed = [program(2048 * n) for n in range(jobs)]
     before = np.concatenate([memory for _, _, memory in placed])
-    results, memory = run_jobs(NANO, before, [change(n, job) for n, (_, job, _) in
-                                              enumerate(placed)], model=model)
+    results, memory = run_jobs(config, before, [change(n, job) for n, (_, job, _) in
+                                                enumerate(placed)], model=model)
+    machine = Machine(config, before.copy())
     may_change, right = np.zeros(len(before), bool), []
-    for _, job, _ in placed:
-        source, size = job.segments[Segment.INPUT]
-        target, _ = job.segments[Segment.OUTPUT]
+    for instructions, job, _ in placed:
+        machine.segments = dict(job.segments)
+        assert machine.run(instructions).cause is Cause.NONE
+        target, size = job.segments[Segment.OUTPUT]
         may_change[target:target + size] = True
-        right.append(bool((memory[target:target + size] == before[source:source + size]).all()))
+        right.append(bool((memory == machine.memory)[target:target + size].all()))
     assert (memory == before)[~may_change].all()
-    return results, memory, right
+    return results, right
 
 
-@pytest.mark.parametrize("latency", [2, pytest.param(60, marks=pytest.mark.nightly)])
-def test_reset_at_every_cycle(latency):
+@pytest.mark.parametrize("pin", [False, True], ids=["register", "pin"])
+@pytest.mark.parametrize(("config", "program", "latency"), [
+    (NANO, short_program, 2),
+    pytest.param(NANO, full_program, 2, marks=pytest.mark.nightly),
+    pytest.param(NANO, full_program, 60, marks=pytest.mark.nightly),
+    pytest.param(EDGE, full_program, 5, marks=pytest.mark.nightly)])
+def test_reset_at_every_cycle(config, program, latency, pin):
     """Reset at every cycle from the start to after the end; each time the next program is right."""
     model = MemoryModel(latency=latency)
-    length = run_short(1, lambda _, job: job, model)[0][0].cycles
-    assert length < 1000
+    length = run_short(config, 1, lambda _, job: job, model, program)[0][0].cycles
+    assert length < 2000
 
     def change(number: int, job: Job) -> Job:
-        return job if number % 2 else dataclasses.replace(job, reset_after=1 + number // 2)
+        return job if number % 2 else dataclasses.replace(
+            job, reset_after=1 + number // 2, reset_pin=pin)
 
-    results, _, right = run_short(2 * (length + 4), change, model)
+    results, right = run_short(config, 2 * (length + 4), change, model, program)
     assert all(r.cause is Cause.NONE for r in results)
     assert all(right[1::2])
     # The earliest resets leave the output as it was; the latest come when it is complete.
@@ -248,40 +349,48 @@ def test_reset_at_every_cycle(latency):
     assert [r.cycles for r in results[1::2]] == [length] * (length + 4)
 
 
-@pytest.mark.parametrize("response", [2, 3])
-@pytest.mark.parametrize("beat", [
-    *(pytest.param(n, marks=() if n in (0, 17, 63, 64, 75, 76, 87) else pytest.mark.nightly)
-      for n in range(64 + 12 + 12))])
-def test_bus_error_at_every_beat(beat, response):
-    """An error at each beat of the program, of LOAD and of STORE; then the core works again.
+@pytest.mark.parametrize("config", [NANO, EDGE, WIDE], ids=lambda c: c.name)
+@pytest.mark.parametrize("stall_seed", [None, 1, 2])
+def test_bus_error_at_every_beat(config, stall_seed):
+    """Either error at each beat of the program, of LOAD and of STORE; then the core works again.
 
     A fetch is known by the first instruction of its block.
     """
-    cause = Cause.BUS_SLAVE_ERROR if response == 2 else Cause.BUS_DECODE_ERROR
-    if beat < 64:
-        address, instruction = 4 * beat, 0
-    elif beat < 76:
-        address, instruction = 512 + 4 * (beat - 64), 0
-    else:
-        address, instruction = 1024 + 4 * (beat - 76), 2
-    results, _, right = run_short(2, lambda _, job: job, MemoryModel(
-        latency=7, stall_seed=beat % 3 or None, error=(address, 4), error_response=response))
-    assert (results[0].cause, results[0].instruction) == (cause, instruction)
-    assert results[1].cause is Cause.NONE and right[1] and not right[0]
+    program, job, _ = short_program(0)
+    regions = [((0, INSTRUCTION_BYTES * len(program)), 0),
+               (job.segments[Segment.INPUT], 0), (job.segments[Segment.OUTPUT], 2)]
+    beats = [(first, instruction, response) for (start, size), instruction in regions
+             for first in range(start, start + size, config.bus_bytes) for response in BUS_ERRORS]
+    assert len(beats) == 2 * (INSTRUCTION_BYTES * 4 + 48 + 48) // config.bus_bytes
+
+    def change(number: int, job: Job) -> Job:
+        if number % 2:
+            return job
+        first, _, response = beats[number // 2]
+        # The memory answers whole beats: an error in any of its bytes will do.
+        return dataclasses.replace(job, error=(job.program + first, config.bus_bytes),
+                                   error_response=response)
+
+    results, right = run_short(config, 2 * len(beats), change,
+                               MemoryModel(latency=7, stall_seed=stall_seed))
+    assert [(r.cause, r.instruction) for r in results[::2]] == [
+        (BUS_ERRORS[response], instruction) for _, instruction, response in beats]
+    assert all(r.cause is Cause.NONE for r in results[1::2])
+    assert all(right[1::2]) and not any(right[::2])
 
 
 @pytest.mark.parametrize(("latency", "stall_seed"), [(2, 1), (5000, 2), pytest.param(
     60_000, 3, marks=pytest.mark.nightly)])
 def test_late_responses(latency, stall_seed):
     """Responses as late as one likes, short of the watchdog, change nothing but the cycles."""
-    results, _, right = run_short(4, lambda _, job: job,
-                                  MemoryModel(latency=latency, stall_seed=stall_seed))
+    results, right = run_short(NANO, 4, lambda _, job: job,
+                               MemoryModel(latency=latency, stall_seed=stall_seed), full_program)
     assert all(r.cause is Cause.NONE for r in results) and all(right)
 
 
 def test_a_response_later_than_the_watchdog_is_named():
-    results, _, right = run_short(
-        2, lambda n, job: job if n else dataclasses.replace(job, watchdog=2000),
+    results, right = run_short(
+        NANO, 2, lambda n, job: job if n else dataclasses.replace(job, watchdog=2000),
         MemoryModel(latency=3000))
     assert results[0].cause is Cause.WATCHDOG
     assert results[1].cause is Cause.NONE and right[1] and not right[0]

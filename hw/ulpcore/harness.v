@@ -1,5 +1,6 @@
 // The core beside its memory, with a clock of its own, for `ulpcore.rtl`. The host's side are the
-// ports of this module; see memory.v for the memory's timing, plusargs and files.
+// ports of this module; see memory.v for the memory's timing, plusargs and files. While `set_error`
+// is high the memory's region of errors is that of the ports.
 
 `timescale 1ns / 1ns
 
@@ -9,6 +10,10 @@ module harness #(
     output reg         clk,
     input  wire        rst,
     input  wire        dump,
+    input  wire        set_error,
+    input  wire [31:0] error_first,
+    input  wire [31:0] error_bytes,
+    input  wire [31:0] error_response,
     output wire        interrupt,
     input  wire [7:0]  awaddr,
     input  wire        awvalid,
@@ -27,6 +32,13 @@ module harness #(
 );
     initial clk = 0;
     always #5 clk = ~clk;
+
+    always @(posedge clk)
+        if (set_error) begin
+            memory.error_first <= error_first;
+            memory.error_bytes <= error_bytes;
+            memory.error_response <= error_response;
+        end
 
     wire        m_arid, m_arvalid, m_arready, m_rid, m_rlast, m_rvalid, m_rready;
     wire [31:0] m_araddr;

@@ -60,8 +60,27 @@ class Host:
                 dut.rready.value = 0
                 return value
 
+    async def begin(self) -> None:
+        """Reset core and memory."""
+        dut = self.dut
+        for signal in ("awvalid", "wvalid", "bready", "arvalid", "rready", "dump", "set_error"):
+            getattr(dut, signal).value = 0
+        dut.rst.value = 1
+        await ClockCycles(dut.clk, 4)
+        dut.rst.value = 0
+        await ClockCycles(dut.clk, 2)
+
+    async def set_error(self, first: int, size: int, response: int) -> None:
+        dut = self.dut
+        dut.error_first.value, dut.error_bytes.value = first, size
+        dut.error_response.value = response
+        dut.set_error.value = 1
+        await ClockCycles(dut.clk, 2)
+        dut.set_error.value = 0
+
     async def run(self, job: dict) -> tuple[int, int, int]:
         """Run one job; (cause, instruction, cycles)."""
+        await self.set_error(*job["error"], job["error_response"])
         await self.write("PROGRAM_ADDRESS", job["program"])
         await self.write("PROGRAM_LENGTH", job["instructions"])
         await self.write("WATCHDOG", job["watchdog"])
@@ -73,30 +92,38 @@ class Host:
         await self.write("CONTROL", 1)
         if job["reset_after"] is not None:
             await ClockCycles(self.dut.clk, job["reset_after"])
-            await self.write("CONTROL", Control.RESET)
-            while await self.read("STATUS") & Status.BUSY:
-                pass
+            await self.reset(job)
         elif not int(self.dut.interrupt.value):
-            await First(RisingEdge(self.dut.interrupt), ClockCycles(self.dut.clk, 50_000_000))
+            await First(RisingEdge(self.dut.interrupt), ClockCycles(self.dut.clk, job["limit"]))
         cause = await self.read("CAUSE")
+        if job["reset_after"] is None:
+            status, expected = await self.read("STATUS"), Status.FAULT if cause else Status.DONE
+            assert status == expected, f"STATUS must be {expected!r} beside cause {cause}, " \
+                f"not {Status(status)!r}: {job}"
         instruction = await self.read("FAULT_INSTRUCTION")
         cycles = await self.read("CYCLES_LOW") | await self.read("CYCLES_HIGH") << 32
         # Clears the interrupt; after a fault the core must also be reset before it works again.
-        await self.write("CONTROL", 4 if cause == 0 else 6)
+        await self.write("CONTROL", Control.CLEAR if cause == 0 else Control.CLEAR | Control.RESET)
         await ClockCycles(self.dut.clk, 4)
         return cause, instruction, cycles
+
+    async def reset(self, job: dict) -> None:
+        """Reset the core, and wait until it is still."""
+        if job["reset_pin"]:
+            await self.begin()
+            return
+        await self.write("CONTROL", Control.RESET)
+        reads = 0
+        while await self.read("STATUS") & Status.BUSY:
+            reads += 1
+            assert reads < job["limit"], f"the core must come to rest after a reset: {job}"
 
 
 @cocotb.test()
 async def run_jobs(dut: SimHandleBase) -> None:
     folder = Path(os.environ["ULPCORE_JOBS"])
-    for signal in ("awvalid", "wvalid", "bready", "arvalid", "rready", "dump"):
-        getattr(dut, signal).value = 0
-    dut.rst.value = 1
-    await ClockCycles(dut.clk, 4)
-    dut.rst.value = 0
-    await ClockCycles(dut.clk, 2)
     host = Host(dut)
+    await host.begin()
     results = []
     with open(folder / "progress", "wb") as progress:
         for job in json.loads((folder / "jobs.json").read_text()):

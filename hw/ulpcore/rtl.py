@@ -31,16 +31,22 @@ _HERE = Path(__file__).parent
 class Job:
     """One run of the core: where the program stands, and the segments that it may touch.
 
-    Addresses and sizes are bytes; `instructions` counts instructions, `watchdog` cycles. With
-    `reset_after` the host resets the core that many cycles after the start, if it still runs; the
-    cause is then NONE.
+    Addresses and sizes are bytes; `instructions` counts instructions, `watchdog` cycles. An access
+    to the `error` region (first byte, bytes) is answered with `error_response` (2 SLVERR,
+    3 DECERR). With `reset_after` the host resets the core that many cycles after the start, if it
+    still runs, by its register or, with `reset_pin`, by the reset of core and memory; the cause is
+    then NONE. A run that has not ended after `limit` cycles fails the simulation: it hangs.
     """
 
     program: int
     instructions: int
     segments: Mapping[Segment, tuple[int, int]]
     watchdog: int = WATCHDOG_RESET
+    error: tuple[int, int] = (0, 0)
+    error_response: int = 2
     reset_after: int | None = None
+    reset_pin: bool = False
+    limit: int = 50_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +62,11 @@ class JobResult:
 class MemoryModel:
     """The memory's behaviour: see `memory.v` for its exact timing.
 
-    `latency` is in cycles. With a `stall_seed` every channel stalls at random. An access to the
-    `error` region (first byte, bytes) is answered with `error_response` (2 SLVERR, 3 DECERR).
+    `latency` is in cycles. With a `stall_seed` every channel stalls at random.
     """
 
     latency: int = 16
     stall_seed: int | None = None
-    error: tuple[int, int] = (0, 0)
-    error_response: int = 2
 
 
 def run_jobs(config: CoreConfig, memory: np.ndarray, jobs: Sequence[Job], *,
@@ -81,7 +84,7 @@ def run_jobs(config: CoreConfig, memory: np.ndarray, jobs: Sequence[Job], *,
         Called with how many jobs have finished since the last call, from another thread.
 
     Returns the results and what the memory holds at the end. Raises SimulationError when the
-    simulation itself fails; a job that hangs beyond the core's watchdog is such a failure.
+    simulation itself fails, a job hangs, or the core's registers contradict each other.
     """
     model = model or MemoryModel()
     if memory.dtype != np.uint8 or memory.ndim != 1 or len(memory) % config.bus_bytes:
@@ -93,14 +96,11 @@ def run_jobs(config: CoreConfig, memory: np.ndarray, jobs: Sequence[Job], *,
         words = memory.view("<u4")
         (folder / "memory.hex").write_text("\n".join(f"{word:x}" for word in words) + "\n")
         (folder / "jobs.json").write_text(json.dumps([
-            {"program": job.program, "instructions": job.instructions,
-             "watchdog": job.watchdog, "reset_after": job.reset_after,
+            {**dataclasses.asdict(job),
              "segments": {s.name: list(job.segments.get(s, (0, 0))) for s in Segment}}
             for job in jobs]))
         plusargs = [f"+words={len(words)}", f"+latency={model.latency}",
-                    f"+stall_seed={model.stall_seed or 0}",
-                    f"+error_first={model.error[0]}", f"+error_bytes={model.error[1]}",
-                    f"+error_response={model.error_response}"]
+                    f"+stall_seed={model.stall_seed or 0}"]
         finished = threading.Event()
         watcher = threading.Thread(target=_watch, args=(folder, finished, progress))
         watcher.start()
