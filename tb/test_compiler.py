@@ -10,9 +10,11 @@ from ulpsim.config import EDGE, NANO
 from ulpsim.evaluation import evaluate
 from ulpsim.formats import FORMATS
 from ulpsim.interpreter import Machine
-from ulpsim.isa import Cause, Segment
+from ulpsim.isa import Cause, Instruction, Segment, Target
 from ulpsim.network import Network, Stored, load_network
+from ulpsim.placement import with_pieces
 from ulpsim.programs import random_codes, random_network
+from ulpsim.steps import Piece, Step
 from wide import WIDE
 
 PARAMETERS = Path(__file__).parent.parent / "examples" / "fashion_mnist" / "parameters"
@@ -186,6 +188,31 @@ def test_weights_that_do_not_fit_are_loaded_piece_by_piece(rng):
         assert [i["accumulate"] for i in products[:2]] == [0, 1]
         images = images_for(network, rng, 2)
         assert np.array_equal(run(compiled, images), evaluate(network, images))
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_weights_of_the_next_layer_come_early(streamed, rng):
+    """All of them if there is room, before the last product of the layer in front of it."""
+    stored = {"format": "INT8", "step": 1.0}
+    network = chain(convolution(rng, 16, 5, output=stored), convolution(rng, 16, 16, output=stored))
+    compiled = compile_network(network, EDGE, 1, streamed=streamed)
+    last = max(i for i in compiled.instructions_of("layer0")
+               if compiled.program[i].name == "MATMUL")
+    loads = [i for i in compiled.instructions_of("layer1") if compiled.program[i].name == "LOAD"
+             and compiled.program[i]["target"] == Target.WEIGHTS.value]
+    assert len(loads) == 2 and max(loads) < last
+
+
+def test_a_new_part_spares_the_piece_in_use():
+    """Where pieces do not fit together, the ring goes on behind the one loaded last."""
+    def part(*sizes):
+        return [Step("", Instruction("MATMUL", depth=n, run_length=n),
+                     Piece("", Target.WEIGHTS, 1000 * n, n)) for n in sizes]
+
+    config = dataclasses.replace(EDGE, weight_bytes=512 * 16)
+    steps = with_pieces([part(300, 100, 301), part(101, 302, 202)], config)
+    assert [s.instruction["weights"] for s in steps if s.instruction.name == "MATMUL"] \
+        == [0, 300, 0, 301, 0, 302]
 
 
 def test_kernels_of_two_widths_over_one_tensor(rng):

@@ -74,7 +74,7 @@ def test_every_conflict_is_ordered(config, seed):
 
 def memories(machine):
     """The arrays of a machine, cut into the words in which accesses count."""
-    external = {memory: machine.memory[base:base + size].reshape(-1, 4)
+    external = {memory: machine.memory[base:base + size].reshape(-1, machine.config.bus_bytes)
                 for memory, (base, size) in ((Memory[s.name], machine.segments[s])
                                              for s in (Segment.OUTPUT, Segment.WORKSPACE))}
     return {Memory.ACTIVATIONS: machine.activations[:, None], Memory.WEIGHTS: machine.weights,

@@ -81,7 +81,7 @@ def _place(parts: Sequence[Sequence[tuple[int, Piece]]], size: int,
     for uses in parts:
         stays = _staying(uses, size)
         used = sum(piece.size for piece in stays)
-        if ring < used or (not stays and not _fits_round(uses, ring, size)):
+        if ring < used or (_fit(uses, size) and not _fits_round(uses, ring, size)):
             ring = used
         for step, piece in uses:
             load = current.get(piece)
@@ -111,6 +111,11 @@ def _place(parts: Sequence[Sequence[tuple[int, Piece]]], size: int,
                     if _overlap(other, load.address, load.piece.size)), default=0)
         load.place = max(ahead, free, loads[i - 1].place if i else 0)
     return loads, addresses
+
+
+def _fit(uses: Sequence[tuple[int, Piece]], size: int) -> bool:
+    """Whether all pieces have room together."""
+    return sum(piece.size for piece in {piece for _, piece in uses}) <= size
 
 
 def _fits_round(uses: Sequence[tuple[int, Piece]], ring: int, size: int) -> bool:

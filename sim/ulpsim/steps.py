@@ -36,6 +36,8 @@ __all__ = [
 
 #: Largest count of a loop, and largest depth, in an instruction.
 MOST_COUNT, _MOST_DEPTH = 4095, 65535
+#: Lines of weights of which pieces are not cut further where memory is small.
+_LEAST_PIECE = 256
 #: Parts that the accumulators are cut into, a tile in each; fewer for large windows.
 _BUFFERS = (3, 2, 1)
 
@@ -204,7 +206,8 @@ class Prepared:
         if rows == 1 or row_pitch == run:
             rows, run, row_pitch = 1, depth, depth
         uncut = [(0, depth, 0, run, row_pitch)]
-        most = min(config.weight_lines // 2, _MOST_DEPTH)
+        most = min(config.weight_lines // 2, max(config.weight_lines // 8, _LEAST_PIECE),
+                   _MOST_DEPTH)
         if depth <= (_MOST_DEPTH if fits else most):
             return uncut
         # Tiles of FP16 must stay what they are without the cut: sums depend on them.

@@ -44,8 +44,8 @@ class Memory(enum.Enum):
     WEIGHTS = "lines"
     PARAMETERS = "columns"
     ACCUMULATORS = "vectors"
-    OUTPUT = "4 bytes of segment OUTPUT"
-    WORKSPACE = "4 bytes of segment WORKSPACE"
+    OUTPUT = "words of the bus in segment OUTPUT"
+    WORKSPACE = "words of the bus in segment WORKSPACE"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,7 +61,9 @@ def _nested(first: int, *loops: tuple[int, int]) -> NDArray[np.int64]:
     """first + sum of i * stride over nested loops of (count, stride); each word once, in order."""
     words = np.array([first], np.int64)
     for count, stride in loops:
-        words = np.unique((words[:, None] + np.arange(count) * stride).ravel())
+        words = (words[:, None] + np.arange(count) * stride).ravel()
+        if not (words[1:] > words[:-1]).all():
+            words = np.unique(words)
     return words
 
 
@@ -69,12 +71,14 @@ def _loops(instruction: Instruction, stride: str) -> list[tuple[int, int]]:
     return [(instruction[f"count_{i}"], instruction[f"{stride}_{i}"]) for i in range(3)]
 
 
-def _external(instruction: Instruction, pitch: str, write: bool) -> Iterator[Access]:
+def _external(instruction: Instruction, pitch: str, write: bool,
+              config: CoreConfig) -> Iterator[Access]:
+    word = config.bus_bytes
     segment = Segment(instruction["segment"])
     if segment in (Segment.OUTPUT, Segment.WORKSPACE):
-        words = -(-instruction["length"] * SLOT_BYTES // 4)
+        words = -(-instruction["length"] * SLOT_BYTES // word)
         yield Access(Memory[segment.name], _nested(
-            instruction["offset"] // 4, (instruction["rows"], instruction[pitch] // 4),
+            instruction["offset"] // word, (instruction["rows"], instruction[pitch] // word),
             (words, 1)), write)
 
 
@@ -93,11 +97,11 @@ def _accesses(instruction: Instruction, config: CoreConfig) -> Iterator[Access]:
                        (instruction["length"], 1))
         if instruction.name == "STORE":
             yield Access(Memory.ACTIVATIONS, rows, False)
-            yield from _external(instruction, "target_pitch", True)
+            yield from _external(instruction, "target_pitch", True, config)
             return
         memory, size = Memory.ACTIVATIONS, 1
         if instruction.name == "LOAD":
-            yield from _external(instruction, "source_pitch", False)
+            yield from _external(instruction, "source_pitch", False, config)
             memory, size = {
                 Target.ACTIVATIONS: (Memory.ACTIVATIONS, 1),
                 Target.WEIGHTS: (Memory.WEIGHTS, config.column_lanes),
@@ -166,13 +170,15 @@ class _History:
     """For every word of a memory and every unit: its last reader and its last writer."""
 
     def __init__(self) -> None:
-        self.last = np.full((2, len(Unit), 0), -1, np.int64)         # [write][unit][word]
+        self.last = np.full((2, len(Unit), 0), -1, np.int32)         # [write][unit][word]
 
     def touch(self, access: Access, unit: Unit, index: int) -> NDArray[np.int64]:
         """Record an access; the last instruction of each unit that it is in conflict with."""
         words = access.words
         missing = int(words[-1]) + 1 - self.last.shape[2] if len(words) else 0
         if missing > 0:
+            # At least twice the size, so that a long program does not copy it again and again.
+            missing = max(missing, self.last.shape[2])
             self.last = np.pad(self.last, ((0, 0), (0, 0), (0, missing)), constant_values=-1)
         seen = self.last[:, :, words] if access.write else self.last[1:, :, words]
         conflicts = seen.max(axis=(0, 2), initial=-1)
