@@ -210,7 +210,8 @@ class ProductAdd(wiring.Component):
 
         # Normalise. Of each step's result only the bits that can still reach the significand and
         # its rounding bit are kept; `ones` tells whether all those dropped were 1, so that the
-        # missing 1 would carry through them. The places that become free hold 1 for the same end.
+        # missing 1 would carry through them. The places that become free hold 1 for the same end:
+        # where a step shifts, it drops nothing else.
         negative = total[_WINDOW]
         empty = named("empty_16", ~(total[16:_WINDOW] ^ negative.replicate(16)).any())
         total, empty, increment, base, larger, sign, none, nan = after(
@@ -230,7 +231,7 @@ class ProductAdd(wiring.Component):
                                                word))
             dropped = len(word) - kept
             word, ones, fill, zeros, increment, base, larger, sign, none, nan = after(
-                f"normalise_{step}", word=moved[dropped:], ones=ones & moved[:dropped].all(),
+                f"normalise_{step}", word=moved[dropped:], ones=ones & (empty | word[:dropped].all()),
                 fill=fill, zeros=Cat(empty, zeros), increment=increment, base=base, larger=larger,
                 sign=sign, none=none, nan=nan)
 
