@@ -231,9 +231,9 @@ class ProductAdd(wiring.Component):
                                                word))
             dropped = len(word) - kept
             word, ones, fill, zeros, increment, base, larger, sign, none, nan = after(
-                f"normalise_{step}", word=moved[dropped:], ones=ones & (empty | word[:dropped].all()),
-                fill=fill, zeros=Cat(empty, zeros), increment=increment, base=base, larger=larger,
-                sign=sign, none=none, nan=nan)
+                f"normalise_{step}", word=moved[dropped:],
+                ones=ones & (empty | word[:dropped].all()), fill=fill, zeros=Cat(empty, zeros),
+                increment=increment, base=base, larger=larger, sign=sign, none=none, nan=nan)
 
         minus = Cat(~zeros, Const(-1, 3)) & ~larger.replicate(8)
         carry = word[0] | ones & increment
