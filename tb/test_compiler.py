@@ -256,6 +256,57 @@ def test_images_side_by_side(kind, config, batch, rng):
                           evaluate(network, images, config))
 
 
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+def test_dilation_and_groups(config, seed):
+    """Two such convolutions with a pool of its own between them, resident and streamed."""
+    compared = set()
+    for number in range(seed * 1000, seed * 1000 + 24):
+        rng = np.random.default_rng(number)
+        kind = str(rng.choice([p.name for p in config.formats]))
+        groups = int(rng.choice([2, 3, 4, 6]))
+        channels, outputs = (groups * int(rng.integers(1, 9)) for _ in range(2))
+        if number % 3 == 0:
+            groups = outputs = channels
+        window, dilation = ([int(n) for n in rng.integers(1, 4, 2)] for _ in range(2))
+        step = 1.0 if kind == "FP16" else float(FORMATS[kind].highest * (1 + channels))
+        stored = {"format": kind, "step": step}
+        layers = [
+            convolution(rng, outputs, channels // groups, kind=kind, groups=groups,
+                        dilation=dilation, padding=1 + number % 3,
+                        stride=[int(n) for n in rng.integers(1, 3, 2)]),
+            {"op": "max_pool", "size": 1},
+            convolution(rng, 5, outputs, kind=kind, dilation=dilation[::-1], padding=4)]
+        for layer in layers[::2]:
+            layer |= {"weights": layer["weights"][:, :window[0], :window[1]], "weight_step": 1.0}
+        network = chain(
+            *(layer | {"output": stored} for layer in layers),
+            shape=(*(int(n) for n in rng.integers(6, 10, 2)), channels), kind=kind)
+        images = images_for(network, rng, 2)
+        expected = evaluate(network, images, config)
+        for streamed in (False, True):
+            try:
+                compiled = compile_network(network, config, 2, streamed=streamed)
+            except CompileError as error:
+                assert "core has" in str(error), f"seed {number}: {error}"
+                continue
+            assert np.array_equal(run(compiled, images), expected), f"seed {number}"
+            compared.add((number, streamed))
+    assert len(compared) >= 24
+
+
+def test_groups_multiply_their_own_channels_only():
+    """Four groups of 16 channels: a tile of columns has a quarter of the products."""
+    for groups, depth in ((1, [64 * 3] * 3), (4, [16 * 3] * 3), (64, [8 * 3] * 3)):
+        weights = np.ones((64, 3, 3, 64 // groups))
+        network = chain({"op": "convolution", "weights": weights, "weight_format": "FP16",
+                         "groups": groups, "dilation": 2, "output": {"format": "FP16"}},
+                        shape=(7, 7, 64), kind="FP16")
+        compiled = compile_network(network, EDGE, 1)
+        products = [i["depth"] for i in compiled.program if i.name == "MATMUL"]
+        assert products == 8 * depth
+        assert compiled.multiply_adds == {"layer0": 9 * 64 * 9 * 64 // groups}
+
+
 def test_batches_and_missing_images(rng):
     network = chain(convolution(rng, 3, 5, output={"format": "INT4", "step": 1.0}))
     images = images_for(network, rng, 7)

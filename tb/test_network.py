@@ -68,7 +68,13 @@ REFUSED = {
     "no layers key": (lambda d, a, n: d.pop("layers"), "network must have the key 'layers'"),
     "no layers": (lambda d, a, n: n.clear(), "network 'small' must have at least one layer"),
     "operator": (put((0, "op"), "convulsion"), "layer 'conv': op must be one of convolution"),
-    "unknown key": (put((0, "dilation"), 2), "layer 'conv' has no key 'dilation'; it has"),
+    "unknown key": (put((0, "dilatation"), 2), "layer 'conv' has no key 'dilatation'; it has"),
+    "dilation": (put((0, "dilation"), 0), "layer 'conv': dilation must be an integer of at least"),
+    "dilated window": (put((0, "dilation"), [1, 4]), "layer 'conv': a window of width 9 must fit "
+                       "into its input with padding, 7"),
+    "groups": (put((0, "groups"), 0), "layer 'conv': groups must be an integer of at least 1"),
+    "groups of channels": (put((0, "groups"), 2), "groups must divide its channels, 3, not 2"),
+    "groups of outputs": (put((0, "groups"), 3), "groups must divide its outputs, 2, not 3"),
     "missing key": (lambda d, a, n: n[0].pop("weights"),
                     "layer 'conv' must have the key 'weights'"),
     "input key": (put(("input", "dept"), 1), "input has no key 'dept'"),
@@ -170,7 +176,7 @@ def test_chains():
     chains = fuse(Network.from_description(DESCRIPTION, ARRAYS), EDGE).chains
     assert [chain.layers for chain in chains] == [["conv", "relu"], ["pool"], ["fc"]]
     assert chains[1].multiply_adds == 0
-    assert chains[1].weights.reshape(2, 2).tolist() == [[1, 0], [0, 1]]
+    assert (chains[1].groups, chains[1].weights.tolist()) == (2, [[[[1]]], [[[1]]]])
     assert chains[2].kernel == (1, 4)
 
 
@@ -187,7 +193,8 @@ def real_layer(layer, inputs):
         weights = weights * layer.weight_step.reshape(-1, *[1] * (weights.ndim - 1))
         if layer.op == "fully_connected":
             weights = weights.reshape(len(weights), *x.shape[1:])
-        size = weights.shape[1:3]
+        dy, dx = layer.dilation
+        size = [(n - 1) * d + 1 for n, d in zip(weights.shape[1:3], (dy, dx), strict=True)]
     else:
         size = layer.size
     (sy, sx), result = layer.stride, []
@@ -195,7 +202,10 @@ def real_layer(layer, inputs):
         for xx in range(0, x.shape[2] - size[1] + 1, sx):
             window = x[:, y:y + size[0], xx:xx + size[1]]
             if layer.weights is not None:
-                result.append(np.einsum("nyxc,oyxc->no", window, weights) + layer.bias)
+                parts = zip(np.split(window[:, ::dy, ::dx], layer.groups, axis=3),
+                            np.split(weights, layer.groups), strict=True)
+                result.append(np.concatenate([
+                    np.einsum("nyxc,oyxc->no", *part) for part in parts], axis=1) + layer.bias)
             else:
                 reduce = np.max if layer.op == "max_pool" else np.mean
                 result.append(reduce(window, axis=(1, 2)))

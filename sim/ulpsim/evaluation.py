@@ -5,13 +5,15 @@ of integers are exact; those of FP16 are taken in the array's order, over the ke
 columns and the stored channels.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import dlfloat, fixed_point, float32
 from .config import EDGE, CoreConfig
 from .formats import Precision
-from .fusion import Chain, Fused, fuse
+from .fusion import Chain, Fused, Tensor, fuse
 from .isa import Pool
 from .matmul import matmul
 from .network import Network, Stored
@@ -93,7 +95,7 @@ def _evaluate_block(fused: Fused, images: NDArray[np.int64],
         codes = tensors[chain.source]
         residual = None if chain.residual is None else fused.tensors[chain.residual].stored
         residual_codes = None if chain.residual is None else tensors[chain.residual]
-        sums = _convolve(chain, codes, source.channels_stored, config.rows)
+        sums = _convolve(chain, codes, source, config)
         if not config.has_float:
             tensors[chain.name] = _finish_integers(chain, sums, residual_codes, residual, config)
             continue
@@ -115,32 +117,46 @@ def _values(codes: NDArray[np.int64], stored: Stored) -> NDArray[np.float32]:
 
 def _windows(chain: Chain, codes: NDArray) -> NDArray:
     """[images, height, width, kernel height, kernel width, channels]"""
-    (py, px), (sy, sx) = chain.padding, chain.stride
+    (py, px), (sy, sx), (dy, dx) = chain.padding, chain.stride, chain.dilation
     padded = np.pad(codes, ((0, 0), (py, py), (px, px), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, chain.kernel, axis=(1, 2))
-    return windows[:, ::sy, ::sx].transpose(0, 1, 2, 4, 5, 3)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, chain.extent, axis=(1, 2))
+    return windows[:, ::sy, ::sx, :, ::dy, ::dx].transpose(0, 1, 2, 4, 5, 3)
 
 
-def _convolve(chain: Chain, codes: NDArray[np.int64], channels: int,
-              rows: int) -> NDArray:
+def _convolve(chain: Chain, codes: NDArray[np.int64], source: Tensor,
+              config: CoreConfig) -> NDArray:
     """The accumulators [images, height, width, outputs], INT32 or FP32 values."""
-    outputs = len(chain.weights)
-    missing = channels - codes.shape[-1]
     if chain.weight_format.precision.is_float:
+        missing = source.channels_stored - codes.shape[-1]
         left = _windows(chain, np.pad(codes, ((0, 0), (0, 0), (0, 0), (0, missing))))
-        weights = np.pad(chain.weights, ((0, 0), (0, 0), (0, 0), (0, missing)))
-        shape = left.shape[:3]
-        sums = matmul(left.reshape(np.prod(shape), -1), weights.reshape(outputs, -1).T,
-                      Precision.FP16, False, False, rows)
-        return float32.to_values(sums).reshape(*shape, outputs)
+        return np.concatenate([_float_columns(chain, left, source, config, column)
+                               for column in range(len(chain.lines(source, config)))], axis=-1)
     # Sums in float32 are exact up to 2^24, in float64 for any depth that the core can hold.
+    outputs, groups = len(chain.weights), chain.groups
     largest = int(np.abs(codes).max(initial=0)) * int(
         np.abs(chain.weights).reshape(outputs, -1).sum(1).max())
     kind = np.float32 if largest < 1 << 24 else np.float64
     left = _windows(chain, codes.astype(kind))
     shape = left.shape[:3]
-    sums = left.reshape(np.prod(shape), -1) @ chain.weights.reshape(outputs, -1).T.astype(kind)
-    return sums.astype(np.int64).astype(np.int32).reshape(*shape, outputs)
+    left = left.reshape(math.prod(shape), math.prod(chain.kernel), groups, -1)
+    left = left.transpose(2, 0, 1, 3).reshape(groups, math.prod(shape), -1)
+    weights = chain.weights.reshape(groups, outputs // groups, -1).transpose(0, 2, 1)
+    sums = (left @ weights.astype(kind)).astype(np.int64).astype(np.int32)
+    return sums.transpose(1, 0, 2).reshape(*shape, outputs)
+
+
+def _float_columns(chain: Chain, windows: NDArray, source: Tensor, config: CoreConfig,
+                   column: int) -> NDArray[np.float32]:
+    """The accumulators of a tile of columns, which is multiplied by the channels it needs."""
+    per_slot = source.stored.format.precision.per_slot
+    first, count = (slots * per_slot for slots in chain.slots(source, config, column))
+    begin = column * config.column_lanes
+    columns = min(config.column_lanes, len(chain.weights) - begin)
+    weights = chain.tile_weights(source, config, column)[:columns]
+    shape = windows.shape[:3]
+    sums = matmul(windows[..., first:first + count].reshape(math.prod(shape), -1),
+                  weights.reshape(columns, -1).T, Precision.FP16, False, False, config.rows)
+    return float32.to_values(sums).reshape(*shape, columns)
 
 
 def _places(chain: Chain, values: NDArray) -> NDArray:

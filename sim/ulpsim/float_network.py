@@ -68,6 +68,11 @@ def _convolution(layer: dict[str, Any], tensor: NDArray, arrays: dict[str, NDArr
         weights = weights.reshape(len(weights), *tensor.shape[1:])
     (down, right) = _pair(layer.get("padding", 0))
     padded = np.pad(tensor, ((0, 0), (down, down), (right, right), (0, 0)))
-    windows = _windows(padded, list(weights.shape[1:3]), layer.get("stride", 1))
-    products = windows.reshape(*windows.shape[:3], -1) @ weights.reshape(len(weights), -1).T
+    down, right = _pair(layer.get("dilation", 1))
+    extent = [(weights.shape[1] - 1) * down + 1, (weights.shape[2] - 1) * right + 1]
+    windows = _windows(padded, extent, layer.get("stride", 1))[:, :, :, ::down, ::right]
+    groups = layer.get("groups", 1)
+    parts = zip(np.split(windows, groups, axis=-1), np.split(weights, groups), strict=True)
+    products = np.concatenate([part.reshape(*part.shape[:3], -1) @ filters.reshape(
+        len(filters), -1).T for part, filters in parts], axis=-1)
     return products * array("weight_step") + array("bias")

@@ -46,7 +46,8 @@ class Tensor:
 
     `pixel_slots` is the number of slots of one pixel, all channels with their padding; `border`
     the (rows, columns) of zeros that its readers need around it; `row_residue` what the pitch of
-    its rows must be modulo the 8 residues of the banks (None: anything).
+    its rows must be modulo the 8 residues of the banks (None: anything); `gap` how many slots of
+    a pixel nothing is ever written to.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Tensor:
     pixel_slots: int
     border: tuple[int, int]
     row_residue: int | None
+    gap: int = 0
 
     @property
     def channels_stored(self) -> int:
@@ -75,9 +77,9 @@ class Chain:
     source, residual
         Names of the tensors that it reads.
     weights, weight_format
-        Codes [outputs, kernel height, kernel width, channels].
-    stride, padding
-        Of the convolution, (vertical, horizontal).
+        Codes [outputs, kernel height, kernel width, channels / groups].
+    stride, padding, dilation, groups
+        Of the convolution; the first three (vertical, horizontal).
     convolution_shape, shape
         Of the convolution's result and of the chain's.
     relu, clip, pool, window, pool_stride
@@ -103,6 +105,8 @@ class Chain:
     shape: Shape
     multiply_adds: int
     output: Stored
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
     residual: str | None = None
     relu: bool = False
     alpha: float | None = None
@@ -122,6 +126,53 @@ class Chain:
     @property
     def kernel(self) -> tuple[int, int]:
         return self.weights.shape[1], self.weights.shape[2]
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Rows and columns that the kernel spans."""
+        rows, columns = ((size - 1) * step + 1
+                         for size, step in zip(self.kernel, self.dilation, strict=True))
+        return rows, columns
+
+    def slots(self, source: Tensor, config: CoreConfig, column: int) -> tuple[int, int]:
+        """(first, count) of the slots of each pixel that a tile of columns multiplies.
+
+        All slots without groups; otherwise those that hold the channels of its groups, in whole
+        rounds over the banks.
+        """
+        if self.groups == 1:
+            return 0, source.pixel_slots
+        outputs, channels = len(self.weights) // self.groups, self.weights.shape[3]
+        first = column * config.column_lanes
+        last = min(first + config.column_lanes, len(self.weights)) - 1
+        granule = config.residues * source.stored.format.precision.per_slot
+        begin = first // outputs * channels // granule
+        end = -(-(last // outputs + 1) * channels // granule)
+        begin, end = begin * config.residues, min(end * config.residues, source.pixel_slots)
+        return begin, end - begin
+
+    def tile_weights(self, source: Tensor, config: CoreConfig, column: int) -> NDArray[np.int64]:
+        """Codes [column lanes, kernel height, kernel width, channels] that a tile of columns
+        multiplies `slots` by: zeros where a channel is not the output's, or is padding."""
+        first, count = self.slots(source, config, column)
+        per_slot, channels = source.stored.format.precision.per_slot, self.weights.shape[3]
+        begin = column * config.column_lanes
+        weights = self.weights[begin:begin + config.column_lanes]
+        tile = np.zeros((config.column_lanes, *self.kernel, count * per_slot), np.int64)
+        if self.groups == 1:
+            tile[:len(weights), ..., :channels] = weights
+            return tile
+        groups = (begin + np.arange(len(weights))) // (len(self.weights) // self.groups)
+        for group in range(groups[0], groups[-1] + 1):
+            place = group * channels - first * per_slot
+            tile[:len(weights)][groups == group, ..., place:place + channels] = \
+                weights[groups == group]
+        return tile
+
+    def lines(self, source: Tensor, config: CoreConfig) -> list[int]:
+        """Lines of weights of each tile of columns."""
+        return [math.prod(self.kernel) * self.slots(source, config, column)[1]
+                for column in range(-(-len(self.weights) // config.column_lanes))]
 
     def finish(self, tensors: dict[str, Stored]) -> None:
         """Compute the numbers of the columns, now that the output's step is known."""
@@ -258,10 +309,14 @@ def _convolution(network: Network, layer: Layer) -> Chain:
     shape, weights = network.shapes[layer.name], layer.weights
     if layer.op == "fully_connected":
         weights = weights.reshape(len(weights), *network.shapes[layer.inputs[0]])
+    # Where the kernel has one row or column there is nothing to be apart.
+    dilation = (layer.dilation[0] if weights.shape[1] > 1 else 1,
+                layer.dilation[1] if weights.shape[2] > 1 else 1)
     return Chain(
         name=layer.name, layers=[], source=layer.inputs[0], weights=weights,
         weight_format=layer.weight_format, weight_step=layer.weight_step, real_bias=layer.bias,
-        stride=layer.stride, padding=layer.padding, convolution_shape=shape, shape=shape,
+        stride=layer.stride, padding=layer.padding, dilation=dilation,
+        groups=layer.groups, convolution_shape=shape, shape=shape,
         multiply_adds=shape[0] * shape[1] * weights.size, output=network.input)
 
 
@@ -269,13 +324,12 @@ def _identity(network: Network, source: str) -> Chain:
     shape, stored = network.shapes[source], network.stored[source]
     channels = shape[2]
     one = dlfloat.encode(1.0) if stored.format.precision.is_float else 1
-    weights = np.zeros((channels, 1, 1, channels), np.int64)
-    weights[range(channels), 0, 0, range(channels)] = one
+    weights = np.full((channels, 1, 1, 1), one, np.int64)
     return Chain(
         name=source, layers=[], source=source, weights=weights,
         weight_format=Format(stored.format.precision), weight_step=np.ones(channels),
-        real_bias=np.zeros(channels), stride=(1, 1), padding=(0, 0), convolution_shape=shape,
-        shape=shape, multiply_adds=0, output=stored)
+        real_bias=np.zeros(channels), stride=(1, 1), padding=(0, 0), groups=channels,
+        convolution_shape=shape, shape=shape, multiply_adds=0, output=stored)
 
 
 def _tensor(name: str, shape: Shape, stored: Stored, chains: list[Chain],
@@ -287,9 +341,14 @@ def _tensor(name: str, shape: Shape, stored: Stored, chains: list[Chain],
     pixel = -(-shape[2] // vector) * vector // per_slot if as_vectors else -(-shape[2] // per_slot)
     # A window's rows lie a whole number of rounds over the banks apart, beyond their own length.
     widths = [c.kernel[1] for c in readers if c.kernel[0] > 1]
-    if len({width * pixel % residues for width in widths}) > 1:
+    # Where pixels or rows are left out, or slots of a pixel, each pixel is a run of its own.
+    apart = any(math.prod(c.kernel) > 1 and (c.groups > 1 or c.dilation != (1, 1))
+                for c in readers)
+    if apart or len({width * pixel % residues for width in widths}) > 1:
         pixel = -(-pixel // residues) * residues
+    written = -(-shape[2] // vector) * vector // per_slot
+    gap = pixel - written if any(name == c.name for c in chains) else 0
     residue = widths[0] * pixel % residues if widths else None
     border = (max((c.padding[0] for c in readers), default=0),
               max((c.padding[1] for c in readers), default=0))
-    return Tensor(name, shape, stored, pixel, border, residue)
+    return Tensor(name, shape, stored, pixel, border, residue, gap)

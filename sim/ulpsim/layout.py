@@ -103,6 +103,8 @@ class TensorLayout(_Rows):
         rows = border_rows + self.copies * self.image_rows
         after = self.row_pitch - border - self.row_slots
         gap = after + border
+        if self.tensor.gap:
+            return [Instruction("FILL", address=self.address, length=self.size)]
         instructions = []
         if border_rows:
             instructions.append(Instruction(
@@ -155,6 +157,8 @@ class StripeLayout(_Rows):
         """Instructions that clear what is between rows."""
         border = self.tensor.border[1] * self.tensor.pixel_slots
         gap = self.row_pitch - self.row_slots
+        if self.tensor.gap:
+            return [Instruction("FILL", address=self.address, length=self.size)]
         instructions = []
         if border:
             instructions.append(Instruction("FILL", address=self.address, length=border))

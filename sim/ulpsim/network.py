@@ -59,7 +59,8 @@ class Operator:
 
 OPERATORS = {
     "convolution": Operator(("weights", "weight_format"),
-                            {"weight_step": 1.0, "bias": 0.0, "stride": 1, "padding": 0}),
+                            {"weight_step": 1.0, "bias": 0.0, "stride": 1, "padding": 0,
+                             "dilation": 1, "groups": 1}),
     "fully_connected": Operator(("weights", "weight_format"), {"weight_step": 1.0, "bias": 0.0}),
     "relu": Operator(),
     "clip": Operator(("alpha",)),
@@ -84,13 +85,16 @@ class Layer:
     output
         How the result is stored. None: it is not, the next layer takes it as it comes.
     weights
-        [outputs, kernel height, kernel width, channels] for a convolution, [outputs, inputs] for
-        a fully connected layer, inputs in the order (y, x, channel). Integers for an integer
-        format; real numbers for FP16, each rounded to DLFloat16 here.
+        [outputs, kernel height, kernel width, channels / groups] for a convolution, [outputs,
+        inputs] for a fully connected layer, inputs in the order (y, x, channel). Integers for an
+        integer format; real numbers for FP16, each rounded to DLFloat16 here.
     weight_format, weight_step, bias
         Format of the weights, and one value or one for each output.
-    stride, padding, size
+    stride, padding, dilation, size
         (vertical, horizontal).
+    groups
+        Parts that channels and outputs are cut into, in order; each part of the outputs is a
+        convolution of its own part of the channels.
     alpha
         Upper bound of `clip`.
     """
@@ -105,6 +109,8 @@ class Layer:
     bias: NDArray[np.float64] | None = None
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
     size: tuple[int, int] = (1, 1)
     alpha: float | None = None
 
@@ -346,6 +352,9 @@ def _layer(entry: Any, arrays: Mapping[str, ArrayLike]) -> Layer:
         fields["stride"] = _pair(where, "stride", stride)
     if "padding" in values:
         fields["padding"] = _pair(where, "padding", values["padding"], 0)
+    if "dilation" in values:
+        fields["dilation"] = _pair(where, "dilation", values["dilation"])
+        fields["groups"] = _positive(where, "groups", values["groups"])
     if "size" in operator.required:
         fields["size"] = _pair(where, "size", entry["size"])
     if "alpha" in operator.required:
@@ -409,10 +418,16 @@ def _shape(layer: Layer, inputs: Sequence[Shape]) -> Shape:
     where, shape = f"layer {layer.name!r}", inputs[0]
     if layer.op == "convolution":
         assert layer.weights is not None
-        if layer.weights.ndim != 4 or layer.weights.shape[3] != shape[2]:
-            raise NetworkError(f"{where}: weights must be [outputs, height, width, {shape[2]}], "
+        for name, count in (("channels", shape[2]), ("outputs", layer.weights.shape[0])):
+            if count % layer.groups:
+                raise NetworkError(f"{where}: groups must divide its {name}, {count}, "
+                                   f"not {layer.groups}")
+        channels = shape[2] // layer.groups
+        if layer.weights.ndim != 4 or layer.weights.shape[3] != channels:
+            raise NetworkError(f"{where}: weights must be [outputs, height, width, {channels}], "
                                f"not {list(layer.weights.shape)}")
-        kernel = layer.weights.shape[1], layer.weights.shape[2]
+        kernel = ((layer.weights.shape[1] - 1) * layer.dilation[0] + 1,
+                  (layer.weights.shape[2] - 1) * layer.dilation[1] + 1)
         return *_windows(layer, shape, kernel), layer.weights.shape[0]
     if layer.op == "fully_connected":
         assert layer.weights is not None

@@ -192,13 +192,22 @@ class _NetworkWriter:
             kernel = [int(rng.integers(1, 1 + min(3, shape[i] + 2 * padding[i])))
                       for i in range(2)]
             stride = [int(n) for n in rng.integers(1, 3, 2)]
-            outputs = int(rng.integers(1, 20))
+            outputs, dilation, groups = int(rng.integers(1, 20)), [1, 1], 1
+            if self.chance(0.25):
+                most = [(shape[i] + 2 * padding[i] - 1) // max(1, kernel[i] - 1)
+                        for i in range(2)]
+                dilation = [int(rng.integers(1, 1 + max(1, min(3, n)))) for n in most]
             if same or self.chance(0.3):
                 padding, kernel, stride, outputs = [1, 1], [3, 3], [1, 1], shape[2]
-            weights, step = self.weights((outputs, *kernel, shape[2]), kind, size)
-            name = self.add("convolution", input=name, stride=stride, padding=padding, **weights)
-            height, width = ((shape[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1
-                             for i in range(2))
+                dilation = [1, 1]
+            if self.chance(0.25):
+                groups = int(rng.choice([n for n in range(1, shape[2] + 1) if shape[2] % n == 0]))
+                outputs = groups * -(-outputs // groups)
+            weights, step = self.weights((outputs, *kernel, shape[2] // groups), kind, size)
+            name = self.add("convolution", input=name, stride=stride, padding=padding,
+                            dilation=dilation, groups=groups, **weights)
+            height, width = ((shape[i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1)
+                             // stride[i] + 1 for i in range(2))
             shape = height, width, outputs
         others = [other for other in self.stored if other[1] == shape]
         if others and self.chance(0.6):

@@ -53,10 +53,8 @@ class ResidentSchedule:
         self.capacity = min(config.accumulator_depth // self.parts, MOST_COUNT)
         self.groups = self._groups(periods)
         self.layouts = self._layouts()
-        self.weights_stay = sum(
-            -(-len(chain.weights) // config.column_lanes) * math.prod(chain.kernel)
-            * fused.tensors[chain.source].pixel_slots for chain in fused.chains
-        ) <= config.weight_lines
+        self.weights_stay = sum(sum(chain.lines(fused.tensors[chain.source], config))
+                                for chain in fused.chains) <= config.weight_lines
         self.part = 0
         self.begun: set[int] = set()
         self.prepared = [
@@ -79,10 +77,10 @@ class ResidentSchedule:
         config, work = self.config, []
         for chain in self.fused.chains:
             tensor = self.fused.tensors[chain.source]
-            weight_tiles = -(-math.prod(chain.kernel) * tensor.pixel_slots // config.rows)
-            products = weight_tiles * math.prod(chain.convolution_shape[:2])
+            lines = chain.lines(tensor, config)
+            products = max(lines) / config.rows * math.prod(chain.convolution_shape[:2])
             elements = config.phases * math.prod(chain.shape[:2]) * math.prod(chain.window)
-            work.append(-(-len(chain.weights) // config.column_lanes) * (products + elements))
+            work.append(len(lines) * (products + elements))
         return min(range(1, len(work)), key=lambda n: abs(2 * sum(work[:n]) - sum(work)))
 
     def _groups(self, periods: int) -> list[int]:

@@ -63,6 +63,21 @@ class Product:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Runs:
+    """`count` runs of `length` slots, `pitch` apart, from slot `first` on: a part of K."""
+
+    first: int
+    length: int
+    pitch: int
+    count: int
+
+    @property
+    def lines(self) -> int:
+        """Lines of weights that they are multiplied by."""
+        return self.count * self.length
+
+
+@dataclasses.dataclass(frozen=True)
 class Step:
     """Instructions without addresses of weights or parameters, and the pieces that they use."""
 
@@ -174,58 +189,71 @@ class Prepared:
                  uncut: bool, parameters: bytearray) -> None:
         self.chain, self.config = chain, config
         outputs, vector = len(chain.weights), config.column_lanes
-        padded = -(-outputs // vector) * vector
-        weights = np.zeros((padded, *chain.kernel, source.channels_stored), np.int64)
-        weights[:outputs, ..., :chain.weights.shape[3]] = chain.weights
-        lines = integers.pack(weights, chain.weight_format.precision).reshape(padded, -1).T
-        parts = self._parts(len(lines), row_pitch, source.pixel_slots, uncut)
+        columns = -(-outputs // vector)
         self.products: list[list[Product]] = []
-        for column in range(0, padded, vector):
+        for column in range(columns):
+            weights = integers.pack(chain.tile_weights(source, config, column),
+                                    chain.weight_format.precision)
+            lines = weights.reshape(vector, -1).T
             self.products.append([])
-            for first_line, count, first, run_length, run_pitch in parts:
-                data = lines[first_line:first_line + count, column:column + vector]
-                piece = Piece(chain.layers[0], Target.WEIGHTS, len(parameters), count)
-                parameters += data.astype("<u2").tobytes()
-                self.products[-1].append(Product(piece, first, run_length, run_pitch))
+            for runs in self._runs(source, row_pitch, column):
+                for line, part in self._parts(runs, uncut):
+                    piece = Piece(chain.layers[0], Target.WEIGHTS, len(parameters), part.lines)
+                    parameters += lines[line:line + part.lines].astype("<u2").tobytes()
+                    self.products[-1].append(Product(piece, part.first, part.length, part.pitch))
 
-        table = np.zeros((padded, 4), np.uint32)
+        table = np.zeros((columns * vector, 4), np.uint32)
         table[:outputs] = chain.column_parameters(config)
         self.columns: list[Piece] = []
-        for column in range(0, padded, vector):
+        for column in range(0, len(table), vector):
             self.columns.append(Piece(chain.layers[0], Target.PARAMETERS, len(parameters), vector))
             parameters += table[column:column + vector].astype("<u4").tobytes()
 
-    def _parts(self, depth: int, row_pitch: int, pixel_slots: int,
-               fits: bool) -> list[tuple[int, int, int, int, int]]:
-        """K cut so that the weights of two parts fit: (line, lines, slot, run length, run pitch).
+    def _runs(self, source: Tensor, row_pitch: int, column: int) -> Iterator[tuple[int, "_Runs"]]:
+        """K of a tile of columns as (line, runs): of whole rows of the kernel, or, where pixels
+        or slots are left out, of its pixels, row by row."""
+        (height, width), (down, right) = self.chain.kernel, self.chain.dilation
+        first, count = self.chain.slots(source, self.config, column)
+        if width == 1 or (right == 1 and count == source.pixel_slots):
+            yield 0, _Runs(first, width * count, down * row_pitch, height)
+            return
+        for row in range(height):
+            yield row * width * count, _Runs(
+                first + row * down * row_pitch, count, right * source.pixel_slots, width)
+
+    def _parts(self, line_runs: tuple[int, "_Runs"],
+               fits: bool) -> list[tuple[int, "_Runs"]]:
+        """The same, cut so that weights come piece by piece.
 
         It is not cut if all weights fit, or if it cannot be and one tile fits.
         """
         chain, config = self.chain, self.config
-        rows, run = chain.kernel[0], chain.kernel[1] * pixel_slots
-        if rows == 1 or row_pitch == run:
-            rows, run, row_pitch = 1, depth, depth
-        uncut = [(0, depth, 0, run, row_pitch)]
+        line, runs = line_runs
+        if runs.count == 1 or runs.pitch == runs.length:
+            runs = _Runs(runs.first, runs.lines, runs.lines, 1)
         most = min(config.weight_lines // 2, max(config.weight_lines // 8, _LEAST_PIECE),
                    _MOST_DEPTH)
-        if depth <= (_MOST_DEPTH if fits else most):
-            return uncut
+        if runs.lines <= (_MOST_DEPTH if fits else most):
+            return [(line, runs)]
         # Tiles of FP16 must stay what they are without the cut: sums depend on them.
         granule = config.rows if chain.weight_format.precision.is_float else 1
-        whole = next((n for n in range(most // run, 0, -1) if n * run % granule == 0), 0)
+        length = runs.length
+        whole = next((n for n in range(most // length, 0, -1) if n * length % granule == 0), 0)
         if whole:
-            return [(first * run, count * run, first * row_pitch, run, row_pitch)
-                    for first, count in _blocks(rows, whole)]
-        if rows > 1 and run % granule:
-            if depth <= min(config.weight_lines, _MOST_DEPTH):
-                return uncut
-            raise CompileError(chain.name, f"{run} slots of a kernel's row must be a multiple of "
-                               f"the array's {config.rows} rows, as the weights of a tile of "
-                               f"columns, {depth} lines, do not fit the scratchpad's "
+            return [(line + first * length, _Runs(
+                runs.first + first * runs.pitch, length, runs.pitch, count))
+                for first, count in _blocks(runs.count, whole)]
+        if runs.count > 1 and length % granule:
+            if runs.lines <= min(config.weight_lines, _MOST_DEPTH):
+                return [(line, runs)]
+            raise CompileError(chain.name, f"{length} slots of a kernel's row must be a multiple "
+                               f"of the array's {config.rows} rows, as the weights of a tile of "
+                               f"columns, {runs.lines} lines, do not fit the scratchpad's "
                                f"{config.weight_lines}")
-        return [(row * run + first, count, row * row_pitch + first, count, count)
-                for row in range(rows)
-                for first, count in _blocks(run, most // config.rows * config.rows)]
+        return [(line + i * length + first, _Runs(
+            runs.first + i * runs.pitch + first, count, count, 1))
+            for i in range(runs.count)
+            for first, count in _blocks(length, most // config.rows * config.rows)]
 
 
 def item(prepared: Prepared, tile: Tile, column: int, *, source: Layout, target: Layout,

@@ -130,13 +130,13 @@ class _Chain:
         source = tensors[chain.source]
         residue = chain.kernel[1] * source.pixel_slots % self.config.residues
         self.source = dataclasses.replace(
-            source, border=(0, chain.padding[1]),
+            source, border=(0, chain.padding[1]), gap=0,
             row_residue=residue if chain.kernel[0] > 1 else None)
         self.target = dataclasses.replace(tensors[chain.name], border=(0, 0), row_residue=None)
         self.residual = None if chain.residual is None else dataclasses.replace(
             tensors[chain.residual], border=(0, 0), row_residue=None)
         self.all_columns = -(-len(chain.weights) // self.config.column_lanes)
-        self.depth = math.prod(chain.kernel) * source.pixel_slots
+        self.depth = max(chain.lines(source, self.config))
         cut = min(self._cuts(), key=self._cycles, default=None)
         if cut is None:
             least = _Cut(self._least_columns(), 1, 1, 1, 1)
@@ -153,6 +153,8 @@ class _Chain:
     def _least_columns(self) -> int:
         """Tiles of columns whose slots are whole words of the bus, in every tensor."""
         word, columns = self.config.bus_slots, 1
+        if self.target.gap:
+            return self.all_columns
         while columns < self.all_columns:
             slots = [columns * self.config.column_lanes // tensor.stored.format.precision.per_slot
                      for tensor in (self.target, self.residual) if tensor is not None]
@@ -185,7 +187,7 @@ class _Chain:
         return (rows - 1) * self.chain.pool_stride[0] + self.chain.window[0]
 
     def _source_rows(self, rows: int) -> int:
-        return (self._conv_rows(rows) - 1) * self.chain.stride[0] + self.chain.kernel[0]
+        return (self._conv_rows(rows) - 1) * self.chain.stride[0] + self.chain.extent[0]
 
     def _buffers(self, cut: _Cut) -> tuple[int, int, int]:
         """Slots of a buffer for source, residual and result."""
