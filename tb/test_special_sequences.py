@@ -152,6 +152,39 @@ def test_on_the_core(rng: np.random.Generator, machine: Machine) -> None:
         program, CONFIG, program_address=job.program, segments=job.segments, latency=16).cycles
 
 
+def test_beside_a_store(rng: np.random.Generator, machine: Machine) -> None:
+    """Sources and residuals of a product lie in turns apart; a STORE reads in between."""
+    _put(machine, 0, rng.standard_normal((ROWS, CHANNELS)))
+    one = _columns(machine, 0)
+    program = with_tokens([
+        Instruction("LOAD", target=Target.PARAMETERS, segment=Segment.PARAMETERS, length=64),
+        Instruction("LOAD", target=Target.ACTIVATIONS, segment=Segment.INPUT, length=SIZE),
+        *(Instruction("STORE", segment=Segment.OUTPUT, offset=2 * SIZE * i, length=SIZE)
+          for i in range(4)),
+        _reduce(one, 0, Pool.SUM, 0, residual=1, product=1, residual_address=0),
+        _elements(one, 0, SIZE, residual=1, product=1, residual_address=8,
+                  residual_stride_1=CHANNELS, count_2=1),
+        _elements(one, 0, 2 * SIZE, row_scale=1, row=0),
+        Instruction("STORE", segment=Segment.OUTPUT, offset=8 * SIZE, length=3 * SIZE),
+        Instruction("HALT")], CONFIG)
+    parameters = machine.parameters[:8].astype("<u4").tobytes()
+    elements = machine.activations[:SIZE].astype("<u2").tobytes()
+    first, second = len(parameters), len(parameters) + len(elements)
+    placed = place([(program, parameters + elements + bytes(14 * SIZE), {
+        Segment.PARAMETERS: (0, first), Segment.INPUT: (first, len(elements)),
+        Segment.OUTPUT: (second, 14 * SIZE)})])
+    results, memory = run_jobs(CONFIG, placed.memory, placed.jobs, model=MemoryModel(latency=16))
+    expected, ends = golden(CONFIG, placed)
+    assert ends == [(Cause.NONE, 0)] and results[0].cause is Cause.NONE
+    # What no instruction wrote is undefined: of the second region all but each row's first vector.
+    written = np.ones((7, ROWS, CHANNELS), bool)
+    written[5, :, 8:] = False
+    place_of_output = placed.jobs[0].segments[Segment.OUTPUT][0]
+    output = slice(place_of_output, place_of_output + 14 * SIZE)
+    np.testing.assert_array_equal(memory[output].view("<u2")[written.ravel()],
+                                  expected[output].view("<u2")[written.ravel()])
+
+
 def test_lstm_cell(rng: np.random.Generator, machine: Machine) -> None:
     """Gates from accumulators, states from the scratchpad."""
     gates = rng.standard_normal((4, ROWS, 8)) * 2

@@ -303,12 +303,14 @@ class Special(wiring.Component):
             for k in range(_RESIDUAL_TURNS + 1)]
         due = delayed[-1].enters & instruction.residual
         source_turn = Mux(_two_reads(instruction), pause == 1, enters)
-        read_residual = Signal()
+        source_due, read_source, read_residual = (Signal(name=name) for name in (
+            "source_due", "read_source", "read_residual"))
         m.d.comb += [
             delayed[0].enters.eq(enters),
             delayed[0].address.eq(addresses.residual_address),
-            read.enable.eq(due | (live & source_turn
-                                  & (instruction.source == Source.ACTIVATIONS.value))),
+            source_due.eq(live & source_turn
+                          & (instruction.source == Source.ACTIVATIONS.value)),
+            read.enable.eq(due | source_due),
             read.address.eq(Mux(due, delayed[-1].address, addresses.accumulator)),
             read.count.eq(Mux(due, residual_slots, self._slots(
                 m, instruction.source_precision[:2], "source"))),
@@ -317,11 +319,13 @@ class Special(wiring.Component):
             m.d.sync += [
                 *(delayed[k + 1].eq(delayed[k]) for k in range(_RESIDUAL_TURNS)),
                 self.accumulator_address.eq(addresses.accumulator),
+                read_source.eq(source_due),
                 read_residual.eq(due),
             ]
         with m.If(arrives & read_residual):
             m.d.sync += residual.eq(read.data)
-        with m.If(arrives & ~read_residual):
+        # In a turn without a read of its own the port shows what others read.
+        with m.If(arrives & read_source):
             m.d.sync += source.eq(read.data)
         return source, residual
 
