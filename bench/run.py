@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("arithmetic", "multiply_add", "core", "utilisation", "accuracy")
+BENCHMARKS = ("arithmetic", "multiply_add", "core", "coverage", "utilisation", "accuracy")
 
 
 def main() -> int:

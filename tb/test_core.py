@@ -1,11 +1,13 @@
 """The whole core in Verilator against the interpreter (words) and the cycle model (cycles)."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from ulpcore.rtl import Job, MemoryModel, run_jobs
 from ulpsim.config import EDGE, NANO, CoreConfig
+from ulpsim.coverage import summary
 from ulpsim.cycles import predict
 from ulpsim.formats import Precision
 from ulpsim.interpreter import Machine
@@ -20,7 +22,7 @@ from ulpsim.isa import (
     Target,
     encode_program,
 )
-from ulpsim.programs import random_program
+from ulpsim.programs import RandomProgram, covering_programs, random_program
 from wide import WIDE
 
 _PAGE = 4096
@@ -53,16 +55,20 @@ def place(cases) -> Placed:
     return Placed(np.concatenate(parts), jobs, programs)
 
 
+def place_programs(cases: Sequence[RandomProgram]) -> Placed:
+    """Random programs that stand one behind the other."""
+    return Placed(np.concatenate([case.memory for case in cases]),
+                  [Job(case.base, len(case.program), case.segments) for case in cases],
+                  [case.program for case in cases])
+
+
 def place_random(config: CoreConfig, seeds: range) -> Placed:
     """The random programs of these seeds, one behind the other."""
-    parts, jobs, programs, base = [], [], [], 0
+    cases, base = [], 0
     for seed in seeds:
-        case = random_program(seed, config, base)
-        parts.append(case.memory)
-        jobs.append(Job(case.base, len(case.program), case.segments))
-        programs.append(case.program)
-        base += len(case.memory)
-    return Placed(np.concatenate(parts), jobs, programs)
+        cases.append(random_program(seed, config, base))
+        base += len(cases[-1].memory)
+    return place_programs(cases)
 
 
 def golden(config: CoreConfig, placed: Placed) -> tuple[np.ndarray, list[tuple[Cause, int]]]:
@@ -81,7 +87,25 @@ def golden(config: CoreConfig, placed: Placed) -> tuple[np.ndarray, list[tuple[C
     (2, 40), (16, 40), (77, 40), pytest.param(31, 600, marks=pytest.mark.nightly)])
 def test_random_programs_words_and_cycles(config, latency, count, seed):
     first = 10_000 * seed + 1000 * latency
-    placed = place_random(config, range(first, first + count))
+    compare(config, place_random(config, range(first, first + count)), latency)
+
+
+@pytest.mark.parametrize("config", [EDGE, NANO, WIDE], ids=lambda c: c.name)
+def test_every_bin_of_the_coverage_is_hit(config, seed, record_property):
+    """Formats, operations, shapes and networks: `ulpsim.coverage` says what must occur."""
+    programs = covering_programs(seed, config)
+    compare(config, place_programs(programs), latency=11)
+    groups = summary(config, set().union(*(program.bins(config) for program in programs)))
+    record_property("coverage", {config.name: {
+        "programs": len(programs), "bins": sum(group["bins"] for group in groups.values()),
+        "hit": sum(group["hit"] for group in groups.values())}})
+    for name, group in groups.items():
+        print(f"{config.name}: {group['hit']:4} of {group['bins']:4} {name}")
+    assert not {name: group["missing"] for name, group in groups.items() if group["missing"]}
+
+
+def compare(config: CoreConfig, placed: Placed, latency: int) -> None:
+    """Run programs on RTL and models: no word and no cycle may differ."""
     results, memory = run_jobs(config, placed.memory, placed.jobs,
                                model=MemoryModel(latency=latency))
     expected, ends = golden(config, placed)

@@ -5,10 +5,11 @@ with less memory, so that weights are streamed and K is cut) and puts extreme nu
 weights and parameters; or it draws single instructions with any fields that the core accepts.
 Programs end within a few thousand cycles and never read what they have not written, so that what
 they leave in external memory does not depend on what ran before.
+
+`covering_programs` draws programs of both kinds until they hit every bin of `coverage`.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from .compiler import CompileError, compile_network
 from .config import SLOT_BYTES, CoreConfig
+from .coverage import Bin, bins_of, crosses, instruction_bins, network_bins, required
 from .cycles_special import special_cycles
 from .formats import FORMATS, Format, Precision
 from .interpreter import PARAMETER_SLOTS, check
@@ -23,7 +25,7 @@ from .isa import Cause, Function, Instruction, Pool, Segment, Source, Target, en
 from .network import Network, Shape
 from .tokens import Memory, accesses, with_tokens
 
-__all__ = ["RandomProgram", "random_network", "random_program"]
+__all__ = ["RandomProgram", "covering_programs", "random_network", "random_program"]
 
 #: Codes of DLFloat16 at the edges: zeros, NaN-Inf, smallest, largest, one, next to one.
 _EDGE_CODES = (0x0000, 0x8000, 0x7FFF, 0xFFFF, 0x0001, 0x8001, 0x7FFE, 0xFFFE, 0x3E00, 0x3DFF,
@@ -36,7 +38,7 @@ class RandomProgram:
     """A program with the external memory that it runs beside.
 
     `memory` holds bytes from address `base` on: first the program, then the segments, whose
-    (address, size) are in `segments`.
+    (address, size) are in `segments`. `network` is what it was compiled from, if it was.
     """
 
     description: str
@@ -44,6 +46,11 @@ class RandomProgram:
     base: int
     memory: NDArray[np.uint8]
     segments: dict[Segment, tuple[int, int]]
+    network: Network | None = None
+
+    def bins(self, config: CoreConfig) -> set[Bin]:
+        """The bins of `coverage` that it hits."""
+        return bins_of(config, self.program, self.segments, self.network)
 
 
 def random_program(seed: int, config: CoreConfig, base: int = 0) -> RandomProgram:
@@ -59,8 +66,45 @@ def random_program(seed: int, config: CoreConfig, base: int = 0) -> RandomProgra
     return _instruction_program(rng, config, base)
 
 
+def covering_programs(seed: int, config: CoreConfig, base: int = 0) -> list[RandomProgram]:
+    """Random programs, one after the other in memory, that hit every bin of `coverage`.
+
+    Raises RuntimeError, naming the bins, if some cannot be drawn.
+    """
+    rng = np.random.default_rng([seed, 2])
+    programs: list[RandomProgram] = []
+    found: set[Bin] = set()
+
+    def missing(*, instructions_alone: bool = False) -> list[Bin]:
+        groups = required(config, instructions_alone=instructions_alone)
+        return [(group, values) for group, bins in groups.items() for values in bins
+                if (group, values) not in found]
+
+    def add(program: RandomProgram) -> None:
+        nonlocal base
+        programs.append(program)
+        found.update(program.bins(config))
+        base += len(program.memory)
+
+    while wanted := missing(instructions_alone=True):
+        add(_InstructionWriter(rng, config).write(base, wanted))
+    # What is left comes by chance: networks of certain shapes, tokens, places in memory.
+    for _ in range(4000):
+        wanted = missing()
+        if not wanted:
+            return programs
+        network = random_network(rng, config)
+        if not found.issuperset(network_bins(network)):
+            program = _compiled(rng, network, config, config, base)
+            if program is not None:
+                add(program)
+        elif not any(group.startswith("networks") for group, _ in wanted):
+            add(_instruction_program(rng, config, base))
+    raise RuntimeError(f"no random program has {', '.join(map(str, missing()))}")
+
+
 def _place(description: str, program: list[Instruction], contents: dict[Segment, bytes],
-           base: int) -> RandomProgram:
+           base: int, network: Network | None = None) -> RandomProgram:
     parts = [encode_program(program), *(contents.get(segment, b"") for segment in Segment)]
     addresses, end = [], base
     for part in parts:
@@ -71,7 +115,7 @@ def _place(description: str, program: list[Instruction], contents: dict[Segment,
         memory[address - base:address - base + len(part)] = np.frombuffer(part, np.uint8)
     segments = {segment: (address, len(part)) for segment, address, part
                 in zip(Segment, addresses[1:], parts[1:], strict=True)}
-    return RandomProgram(description, program, base, memory, segments)
+    return RandomProgram(description, program, base, memory, segments, network)
 
 
 # --- networks
@@ -86,15 +130,21 @@ def _network_program(rng: np.random.Generator, config: CoreConfig, base: int) ->
             parameter_columns=min(config.parameter_columns,
                                   config.column_lanes << int(rng.integers(3))))
     for _ in range(100):
-        network = random_network(rng, config)
-        try:
-            compiled = compile_network(network, smaller, int(rng.integers(1, 4)))
-        except CompileError:
-            continue
-        if _work(compiled.program, config) <= 2400:
-            break
-    else:
-        raise RuntimeError("no random network fits this core")
+        program = _compiled(rng, random_network(rng, config), smaller, config, base)
+        if program is not None:
+            return program
+    raise RuntimeError("no random network fits this core")
+
+
+def _compiled(rng: np.random.Generator, network: Network, smaller: CoreConfig, config: CoreConfig,
+              base: int) -> RandomProgram | None:
+    """The program of a network; None if it cannot be compiled, or runs for too long."""
+    try:
+        compiled = compile_network(network, smaller, int(rng.integers(1, 4)))
+    except CompileError:
+        return None
+    if _work(compiled.program, config) > 2400:
+        return None
     images = random_codes(rng, network.input.format, (compiled.batch, *network.input_shape))
     parameters = np.frombuffer(compiled.parameters, "<u2").copy()
     if rng.random() < 0.5:
@@ -107,7 +157,7 @@ def _network_program(rng: np.random.Generator, config: CoreConfig, base: int) ->
                 Segment.INPUT: compiled.pack_input(images),
                 Segment.OUTPUT: b"\xa5" * compiled.segment_bytes[Segment.OUTPUT]}
     operators = "+".join(layer.op for layer in network.layers)
-    return _place(f"network of {operators}", compiled.program, contents, base)
+    return _place(f"network of {operators}", compiled.program, contents, base, network)
 
 
 def _work(program: list[Instruction], config: CoreConfig) -> int:
@@ -278,21 +328,21 @@ class _InstructionWriter:
     def below(self, bound: int) -> int:
         return int(self.rng.integers(bound))
 
-    def write(self, base: int) -> RandomProgram:
+    def write(self, base: int, wanted: list[Bin] | None = None) -> RandomProgram:
+        """A program; if there are bins that are `wanted`, one whose instructions hit some."""
         rng, config = self.rng, self.config
-        kinds: list[Callable[[], Instruction]] = [
-            self.load, self.fill, self.matmul, self.matmul, self.matmul, self.special,
-            self.special, self.store]
         program = self.beginning()
-        wanted = len(program) + int(rng.integers(8, 24))
-        while len(program) < wanted:
+        length = len(program) + int(rng.integers(8, 24))
+        while len(program) < length and wanted != []:
             try:
-                instruction = kinds[rng.integers(len(kinds))]()
+                more = self.any_instruction() if wanted is None else self.hitting(wanted)
             except ValueError:
                 continue
-            if check(self.view, self.segments, instruction) is Cause.NONE \
-                    and self.independent(instruction):
-                program.append(instruction)
+            if all(map(self.allowed, more)):
+                program += more
+                if wanted is not None:
+                    hit = bins_of(config, program[-3:], self.segments)
+                    wanted = [b for b in wanted if b not in hit]
         program.append(Instruction("STORE", segment=Segment.WORKSPACE, length=self.slots,
                                    address=0, rows=1))
         program.append(Instruction("HALT"))
@@ -307,6 +357,35 @@ class _InstructionWriter:
                     Segment.INPUT: inputs.astype("<u2").tobytes(),
                     Segment.OUTPUT: bytes(self.bytes), Segment.WORKSPACE: bytes(self.bytes)}
         return _place(f"{len(program)} instructions", program, contents, base)
+
+    def any_instruction(self) -> list[Instruction]:
+        kinds = [self.load, self.fill, self.matmul, self.matmul, self.matmul, self.special,
+                 self.special, self.store]
+        return [kinds[self.below(len(kinds))]()]
+
+    def hitting(self, wanted: list[Bin]) -> list[Instruction]:
+        """Instructions to hit one of the bins; they may break rules of the core."""
+        group, values = wanted[self.below(len(wanted))]
+        draw = getattr(self, group.split(":")[0].lower())
+        for cross in crosses():
+            if cross.group == group:
+                return [self.changed(draw(), cross.assignment(values))]
+        for field in ("precision", "source"):
+            if group.endswith(f"{field} after {field}"):
+                return [self.changed(draw(), {field: value}) for value in values]
+        before = draw()
+        for _ in range(10_000):
+            instruction = draw()
+            if (group, values) in instruction_bins(self.config, instruction, before):
+                return [before, instruction]
+        raise RuntimeError(f"no random instruction has {group}: {values}")
+
+    def changed(self, instruction: Instruction, values: dict[str, Any]) -> Instruction:
+        return Instruction(instruction.name, **{**instruction.values, **values})
+
+    def allowed(self, instruction: Instruction) -> bool:
+        return check(self.view, self.segments, instruction) is Cause.NONE \
+            and self.independent(instruction)
 
     def beginning(self) -> list[Instruction]:
         """Give every memory contents."""
@@ -364,7 +443,8 @@ class _InstructionWriter:
             pitch=granule * self.below(max(1, 100 // granule)))
 
     def fill(self) -> Instruction:
-        return Instruction("FILL", rows=1 + self.below(6), length=1 + self.below(40),
+        length = 1 + self.below(5 * self.config.banks)
+        return Instruction("FILL", rows=1 + self.below(6), length=length,
                            address=self.below(self.slots), pitch=self.below(90))
 
     def store(self) -> Instruction:
@@ -388,11 +468,14 @@ class _InstructionWriter:
         precision = self.config.formats[self.below(len(self.config.formats))]
         signs = (0, 0) if precision.is_float else (self.below(2), self.below(2))
         length = 1 + self.below(20)
+        counts = self.counts()
+        if self.rng.random() < 0.1:
+            counts |= {"count_0": 1, "count_1": 1, "count_2": self.config.minimum_tile_period}
         return Instruction(
             "MATMUL", precision=precision, activation_signed=signs[0], weight_signed=signs[1],
             accumulate=self.below(2), depth=1 + self.below(40), weights=self.below(self.lines),
             address=self.below(self.slots), run_length=length,
-            run_pitch=length + self.config.residues * self.below(6), **self.counts(),
+            run_pitch=length + self.config.residues * self.below(6), **counts,
             **self.strides("stride", 60), accumulator=self.below(self.vectors))
 
     def special(self) -> Instruction:
