@@ -14,7 +14,7 @@ test: $(VENV)/test
 	$(BIN)/pytest -n auto --dist loadfile -m "not nightly"
 
 nightly: $(VENV)/test
-	$(BIN)/pytest -n auto --dist loadfile -m nightly
+	$(BIN)/pytest -n auto --dist load -m nightly --results bench/results/nightly.json
 
 verilog: $(VENV)/test
 	$(BIN)/ulpcore generate --config $(CONFIG) --output build

@@ -1,13 +1,27 @@
-"""The seed of every random test: printed, and settable by ULPCORE_SEED."""
+"""The seed of every random test, printed and settable by ULPCORE_SEED; results kept as JSON."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
+from results import Results
 
 
 def pytest_report_header() -> str:
     return f"ULPCORE_SEED={os.environ.get('ULPCORE_SEED', '1')}"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--results", type=Path, metavar="FILE.json",
+                     help="write what was run, and what came of it, to this file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    path = config.getoption("--results")
+    # With xdist the workers report to the process that was called.
+    if path is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Results(path, config.getoption("markexpr")))
 
 
 @pytest.fixture

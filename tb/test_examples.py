@@ -1,5 +1,6 @@
 """The examples of blocks in other designs run, and agree with the golden model; the public API."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,14 @@ def test_the_package_exports_the_core_and_its_blocks():
     assert set(ulpcore.__all__) <= set(dir(ulpcore))
     with pytest.raises(AttributeError, match="'ulpcore' has no attribute 'Cores'"):
         _ = ulpcore.Cores
+
+
+def test_the_documented_instance_has_the_ports_of_the_core():
+    text = (FOLDER.parents[1] / "docs" / "integration.md").read_text(encoding="utf-8")
+    core = ulpcore.Core(config=ulpcore.EDGE)
+    ports = {"__".join(map(str, path)) for path, _, _ in core.signature.flatten(core)}
+    assert set(re.findall(r"\.(\w+)\(", text[text.index("```verilog"):].split("```")[1])) == {
+        "clk", "rst", *ports}
 
 
 def test_nothing_is_imported_before_it_is_used():
