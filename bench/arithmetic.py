@@ -13,7 +13,7 @@ import time
 import numpy as np
 from record import record
 from ulpsim import dlfloat
-from ulpsim.formats import Precision
+from ulpsim.formats import Format, Precision
 from ulpsim.matmul import dot, matmul
 
 ROWS = 8
@@ -21,7 +21,7 @@ ROWS = 8
 
 def operands(rng: np.random.Generator, precision: Precision, shape: tuple[int, ...],
              spread: int = 2) -> np.ndarray:
-    if precision.is_float:
+    if precision is Precision.FP16:
         return dlfloat.encode_array(rng.standard_normal(shape)
                                     * 2.0 ** rng.integers(-spread, spread + 1, shape))
     return rng.integers(0, 1 << 16, shape).astype(np.uint16)
@@ -33,7 +33,7 @@ def speed(rng: np.random.Generator, precision: Precision, size: int, runs: int) 
     seconds = []
     for _ in range(runs):
         start = time.perf_counter()
-        matmul(a, w, precision, True, True, ROWS)
+        matmul(a, w, Format(precision), Format(precision), ROWS)
         seconds.append(time.perf_counter() - start)
     return 4 * size**3 * precision.per_slot / min(seconds)
 
@@ -43,15 +43,16 @@ def differences(rng: np.random.Generator, precision: Precision, vectors: int) ->
     depth = 2 * ROWS
     a = operands(rng, precision, (vectors, depth), spread=14)
     w = operands(rng, precision, (vectors, depth), spread=14)
-    if precision.is_float:
+    if precision is Precision.FP16:
         # Half of the vectors end each tile with a product that cancels an earlier one.
         half = vectors // 2
         a[:half, ROWS - 1::ROWS] = a[:half, 2::ROWS] ^ 0x8000
         w[:half, ROWS - 1::ROWS] = w[:half, 2::ROWS]
     wrong = 0
+    formats = Format(precision), Format(precision, signed=not precision.is_integer)
     for x, y in zip(a, w, strict=True):
-        fast = matmul(x[None], y[:, None], precision, True, False, ROWS)
-        exact = dot(x.tolist(), y.tolist(), precision, True, False, ROWS)
+        fast = matmul(x[None], y[:, None], *formats, ROWS)
+        exact = dot(x.tolist(), y.tolist(), *formats, ROWS)
         wrong += int(fast[0, 0]) != exact
     return wrong
 

@@ -163,10 +163,13 @@ def test_trained_networks_on_the_small_core(name, rng):
     assert np.array_equal(run(compiled, images), evaluate(network, images, NANO))
 
 
-@pytest.mark.parametrize("kind", FORMATS, ids=str)
+_EVERY = [name for name, f in FORMATS.items() if f.precision in EDGE.formats and not f.odd]
+
+
+@pytest.mark.parametrize("kind", _EVERY)
 def test_every_format(kind, rng):
     """A strided, padded convolution from and to every format."""
-    for result in FORMATS:
+    for result in _EVERY:
         network = chain(
             convolution(rng, 11, 5, kind=kind, stride=2, padding=1, step=0.01,
                         output={"format": result, "step": 0.1}), kind=kind)

@@ -2,7 +2,7 @@
 
 import pytest
 from ulpsim.config import EDGE, NAMED, NANO, RAPID, CoreConfig, load_config
-from ulpsim.formats import FORMATS, Precision
+from ulpsim.formats import FORMATS, Format, Precision
 
 
 def test_named_configurations_are_loadable_by_name():
@@ -90,9 +90,25 @@ def test_unreadable_files(tmp_path):
         load_config("big")
 
 
+@pytest.mark.parametrize(("values", "message"), [
+    ((Precision.FP16, False), "signed must be True with FP16, not False"),
+    ((Precision.INT4, False, True), "odd must be False with UINT4, not True"),
+    ((Precision.BINARY, True, True), "odd must be False with BINARY, not True"),
+    ((Precision.E4M3, True, False, 16), "bias must be from 0 to 15, not 16")])
+def test_formats_that_mean_nothing(values, message):
+    with pytest.raises(ValueError, match=message):
+        Format(*values)
+
+
+def test_fp8_needs_fp16():
+    with pytest.raises(ValueError, match="formats must name FP16 beside E5M2"):
+        CoreConfig(formats=(Precision.E5M2, Precision.INT8))
+
+
 def test_formats():
     ranges = {name: (f.lowest, f.highest) for name, f in FORMATS.items()
-              if not f.precision.is_float}
+              if f.precision.is_integer and not f.odd}
     assert ranges == {"INT8": (-128, 127), "UINT8": (0, 255), "INT4": (-8, 7), "UINT4": (0, 15),
                       "INT2": (-2, 1), "UINT2": (0, 3)}
-    assert [p.per_slot for p in Precision] == [1, 2, 4, 8]
+    assert FORMATS["ODD2"].precision is Precision.INT2 and FORMATS["ODD2"].odd
+    assert [p.per_slot for p in Precision] == [1, 2, 4, 8, 2, 2, 16]

@@ -20,7 +20,7 @@ from ulpcore.simulation import run_vectors
 from ulpsim import cycles_execute
 from ulpsim.config import EDGE, NANO, CoreConfig
 from ulpsim.cycles_execute import VECTOR_LATENCY
-from ulpsim.formats import Precision
+from ulpsim.formats import Format, Precision
 from ulpsim.interpreter import Machine, check
 from ulpsim.isa import Cause, Instruction, Unit
 from ulpsim.matmul import matmul
@@ -277,6 +277,11 @@ def random_instruction(config: CoreConfig, rng: np.random.Generator, **given) ->
             return instruction
 
 
+def integer_format(precision: int, signed: int) -> Format:
+    kind = Precision(precision)
+    return Format(kind, not kind.is_integer or bool(signed))
+
+
 def sums(run: Run, machine: Machine) -> np.ndarray:
     """Accumulators after what the array got: products of whole tiles, in order."""
     config = run.config
@@ -290,8 +295,9 @@ def sums(run: Run, machine: Machine) -> np.ndarray:
         address = run["address"][at]
         old = np.where(run["overwrite"][at, None], 0, result[address]).astype(np.uint32)
         result[address] = matmul(
-            run["vector"][at] * mask, current, Precision(run["precision"][begin]),
-            bool(run["activation_signed"][begin]), bool(run["vector_weight_signed"][begin]),
+            run["vector"][at] * mask, current,
+            integer_format(run["precision"][begin], run["activation_signed"][begin]),
+            integer_format(run["precision"][begin], run["vector_weight_signed"][begin]),
             config.rows, old)
     return result
 

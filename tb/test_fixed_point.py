@@ -11,7 +11,7 @@ from ulpsim.formats import FORMATS, Format
 from ulpsim.isa import Pool
 from ulpsim.special import ColumnParameters, SpecialFunction
 
-INTEGERS = [f for f in FORMATS.values() if not f.precision.is_float]
+INTEGERS = [f for f in FORMATS.values() if f.precision.is_integer and not f.odd]
 INT8, UINT8 = FORMATS["INT8"], FORMATS["UINT8"]
 EDGES = (0, 1, 0xFFFFFFFF, 0x7FFFFFFF, 0x80000000, 0x8000, 0x7FFF, 0x1F7FFF, 0x1F8000)
 

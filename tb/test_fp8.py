@@ -98,7 +98,7 @@ def test_pair_loses_less_than_its_last_place_and_never_cancels_far(rng):
         assert None not in (*a, *w)
         products = [x * y for x, y in zip(a, w, strict=True)]
         greatest = max(map(abs, products))
-        assert abs(total - sum(products)) < (greatest or 1) * Fraction(1, 1 << 18)
+        assert abs(total - sum(products)) < (greatest or 1) * Fraction(1, 1 << 17)
         if total:
             assert abs(total) * (1 << 9) >= greatest
 
@@ -124,14 +124,14 @@ def test_errors_name_the_value():
         fp8.BACKWARD.decode_exact(256)
 
 
-def test_a_pair_has_at_most_21_bits_and_at_least_12_unless_it_is_zero():
+def test_a_pair_has_at_most_20_bits_and_at_least_11_unless_it_is_zero():
     """Over all significands and differences of exponents: what an adder has to hold."""
     significands = np.arange(8, 16) / 8
     a0, w0, a1, w1 = np.meshgrid(*[significands] * 4, indexing="ij")
     for difference in range(32):
         for sign in (1.0, -1.0):
             total = fp8.pair_values(a0, w0, sign * a1 * 2.0 ** -difference, w1)
-            places = np.abs(total) * 2.0 ** 18
+            places = np.abs(total) * 2.0 ** 17
             assert np.array_equal(places, np.trunc(places))
-            assert places.max() < 2 ** 21
-            assert places[places != 0].min() >= 2 ** 11
+            assert places.max() < 2 ** 20
+            assert places[places != 0].min() >= 2 ** 10

@@ -56,8 +56,8 @@ def test_arrays(rng: np.random.Generator, source: Format) -> None:
     ([256], Precision.INT8, "elements of INT8 must be from -128 to 255, not 256"),
     ([0, -9], Precision.INT4, "elements of INT4 must be from -8 to 15, not -9"),
     ([-1], Precision.FP16, "elements of FP16 must be from 0 to 65535, not -1"),
-    ([0.5], Precision.INT8, "values must be integers, not float64"),
-    (3, Precision.INT8, "values must have an axis to pack"),
+    ([0.5], Precision.INT8, "elements must be integers, not float64"),
+    (3, Precision.INT8, "elements must have an axis to pack"),
 ])
 def test_what_does_not_fit(values: object, precision: Precision, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ulpsim import dlfloat, float32
 from ulpsim.config import EDGE, NANO, CoreConfig
-from ulpsim.formats import Format, Precision
+from ulpsim.formats import Format, Precision, multipliable
 from ulpsim.integers import pack, unpack_codes
 from ulpsim.interpreter import Machine, check
 from ulpsim.isa import Cause, Instruction, Pool, Segment, Target, Unit, encode_program
-from ulpsim.matmul import dot
+from ulpsim.matmul import dot, weight_ratio
 from ulpsim.special import SpecialFunction, element
 
 BASE = 0x4000_0000
@@ -98,31 +98,45 @@ def test_fill_and_store(rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(machine.activations, expected)
 
 
-def _draw_matmul(rng: np.random.Generator, precision: Precision) -> Instruction:
+def _draw_matmul(rng: np.random.Generator, precision: Precision,
+                 weight_precision: Precision) -> Instruction:
     depth = int(rng.integers(1, 30))
     length = int(rng.integers(1, 12))
-    signs = {} if precision.is_float else {
-        "activation_signed": int(rng.integers(2)), "weight_signed": int(rng.integers(2))}
+    weight_signed = int(weight_precision.is_integer and rng.integers(2))
     return Instruction(
-        "MATMUL", precision=precision, **signs, accumulate=int(rng.integers(2)), depth=depth,
+        "MATMUL", precision=precision, weight_precision=weight_precision,
+        activation_signed=int(precision.is_integer and rng.integers(2)),
+        weight_signed=weight_signed, weight_odd=int(weight_signed and rng.integers(2)),
+        accumulate=int(rng.integers(2)), depth=depth,
         weights=int(rng.integers(0, 100)), address=int(rng.integers(0, 1000)), run_length=length,
         run_pitch=length + 8 * int(rng.integers(0, 5)), accumulator=int(rng.integers(0, 50)),
         **{f"count_{i}": int(rng.integers(1, 4)) for i in range(3)},
         **{f"stride_{i}": int(rng.integers(0, 60)) for i in range(3)})
 
 
-@pytest.mark.parametrize(("config", "precision"), [
-    *((EDGE, p) for p in EDGE.formats), *((NANO, p) for p in NANO.formats)],
-    ids=lambda x: getattr(x, "name", str(x)))
-def test_matmul(rng: np.random.Generator, config: CoreConfig, precision: Precision) -> None:
+_EVERYTHING = replace(EDGE, name="everything", formats=tuple(Precision))
+
+
+@pytest.mark.parametrize(("config", "precision", "weight_precision"), [
+    (config, a, w) for config in (_EVERYTHING, NANO) for a in config.formats
+    for w in config.formats if multipliable(a, w)], ids=lambda x: getattr(x, "name", str(x)))
+def test_matmul(rng: np.random.Generator, config: CoreConfig, precision: Precision,
+                weight_precision: Precision) -> None:
     machine = _machine(rng, config)
     machine.accumulators[:] = float32.encode_array(rng.standard_normal(machine.accumulators.shape))
-    if precision.is_float:
+    machine.forward_bias = int(rng.integers(16))
+    if precision is Precision.FP16:
         for memory in (machine.activations, machine.weights):
             memory[:] = dlfloat.encode_array(rng.standard_normal(memory.shape))
         machine.activations[::97] = dlfloat.NAN
     for _ in range(8):
-        x = _draw_matmul(rng, precision)
+        x = _draw_matmul(rng, precision, weight_precision)
+        formats = (
+            Format(precision, not precision.is_integer or bool(x["activation_signed"]),
+                   bias=machine.forward_bias),
+            Format(weight_precision, not weight_precision.is_integer or bool(x["weight_signed"]),
+                   bool(x["weight_odd"]), machine.forward_bias))
+        lines = -(-x["depth"] // weight_ratio(precision, weight_precision))
         expected = machine.accumulators.copy()
         counts = [x[f"count_{i}"] for i in range(3)]
         for m, i in enumerate(product(*map(range, counts))):
@@ -131,11 +145,10 @@ def test_matmul(rng: np.random.Generator, config: CoreConfig, precision: Precisi
                 first + k // x["run_length"] * x["run_pitch"] + k % x["run_length"]])
                 for k in range(x["depth"])]
             for column in range(config.column_lanes):
-                weights = machine.weights[x["weights"]:x["weights"] + x["depth"], column]
+                weights = machine.weights[x["weights"]:x["weights"] + lines, column]
                 old = int(expected[x["accumulator"] + m, column]) if x["accumulate"] else 0
                 expected[x["accumulator"] + m, column] = dot(
-                    vector, weights.tolist(), precision, bool(x["activation_signed"]),
-                    bool(x["weight_signed"]), config.rows, old)
+                    vector, weights.tolist(), *formats, config.rows, old)
         before = machine.activations.copy()
         result = machine.run([x, HALT])
         assert result.cause is Cause.NONE
@@ -145,16 +158,23 @@ def test_matmul(rng: np.random.Generator, config: CoreConfig, precision: Precisi
         np.testing.assert_array_equal(machine.activations, before)
 
 
-@pytest.mark.parametrize("output", EDGE.formats)
+@pytest.mark.parametrize("output", [p for p in Precision if p is not Precision.BINARY])
 @pytest.mark.parametrize("pool", Pool)
 def test_special(rng: np.random.Generator, output: Precision, pool: Pool) -> None:
-    machine = _machine(rng)
+    machine = _machine(rng, _EVERYTHING)
     machine.accumulators[:] = rng.integers(-3000, 3000, machine.accumulators.shape)
     machine.parameters[:] = float32.encode_array(
         rng.uniform(0.001, 1, machine.parameters.shape) * [0.01, 1, 0.01, 50])
-    for residual in (None, *EDGE.formats):
+    machine.forward_bias = int(rng.integers(16))
+    formats = [p for p in Precision if p is not Precision.BINARY]
+    for residual in (None, *formats):
         def sign(precision: Precision | None) -> int:
-            return 0 if precision in (None, Precision.FP16) else int(rng.integers(2))
+            return int(precision is not None and precision.is_integer and rng.integers(2))
+
+        def kind(precision: Precision, signed: int) -> Format:
+            return Format(precision, not precision.is_integer or bool(signed),
+                          bias=machine.forward_bias)
+
         signs = {"output_signed": sign(output), "residual_signed": sign(residual)}
         x = Instruction(
             "SPECIAL", relu=int(rng.integers(2)), clip=int(rng.integers(2)), pool=pool,
@@ -167,9 +187,9 @@ def test_special(rng: np.random.Generator, output: Precision, pool: Pool) -> Non
             residual_address=5003, residual_stride_0=600, residual_stride_2=9,
             residual_window_stride_0=100, residual_window_stride_1=13)
         function = SpecialFunction(
-            output=Format(output, bool(x["output_signed"])), relu=bool(x["relu"]),
+            output=kind(output, x["output_signed"]), relu=bool(x["relu"]),
             clip=bool(x["clip"]), pool=pool,
-            residual=None if residual is None else Format(residual, bool(x["residual_signed"])))
+            residual=None if residual is None else kind(residual, x["residual_signed"]))
         expected = machine.activations.copy()
         for i in product(range(2), range(1), range(3)):
             vector = []

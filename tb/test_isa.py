@@ -107,6 +107,8 @@ def test_assembler_comments_and_hexadecimal():
 
 def test_members_are_checked_against_the_field():
     assert Instruction("MATMUL", precision=Precision.INT4).choice("precision") is Precision.INT4
+    same = Instruction("MATMUL", precision=Precision.INT4)
+    assert same.choice("weight_precision") is Precision.INT4      # what is left out is alike
     with pytest.raises(ValueError, match=r"FILL\.rows must be a number, not <Precision"):
         Instruction("FILL", rows=Precision.INT8)
 

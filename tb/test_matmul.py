@@ -4,12 +4,18 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from ulpsim import dlfloat, float32, fp8
-from ulpsim.formats import FORMATS, Format, Precision
-from ulpsim.integers import pack, unpack
-from ulpsim.matmul import dot, dot_fp8, matmul, matmul_fp8
+from ulpsim import dlfloat, float32
+from ulpsim.formats import FORMATS, Format, Precision, multipliable
+from ulpsim.integers import pack, unpack, values
+from ulpsim.matmul import dot, matmul, weight_ratio
 
-INTEGERS = [p for p in Precision if not p.is_float]
+INTEGERS = [p for p in Precision if p.is_integer]
+FP16, INT8, INT4 = FORMATS["FP16"], FORMATS["INT8"], FORMATS["INT4"]
+#: Every two formats that can be multiplied; E4M3 with several biases.
+PAIRS = [(a, w) for a in FORMATS.values() for w in FORMATS.values()
+         if multipliable(a.precision, w.precision) and not a.odd]
+PAIRS += [(Format(Precision.E4M3, bias=a), Format(Precision.E4M3, bias=w))
+          for a, w in ((0, 15), (7, 3))]
 
 
 def _floats(rng: np.random.Generator, shape: tuple[int, ...], spread: int) -> np.ndarray:
@@ -18,7 +24,7 @@ def _floats(rng: np.random.Generator, shape: tuple[int, ...], spread: int) -> np
 
 
 def _slots(rng: np.random.Generator, precision: Precision, shape: tuple[int, ...]) -> np.ndarray:
-    if precision.is_float:
+    if precision is Precision.FP16:
         return _floats(rng, shape, 6)
     return rng.integers(0, 1 << 16, shape).astype(np.uint16)
 
@@ -43,12 +49,12 @@ def test_dot_of_floats_is_a_chain_of_rounded_sums(rng: np.random.Generator) -> N
                          + partial)
                 partial = Fraction(dlfloat.decode(dlfloat.encode(exact)))
             total = Fraction(float(np.float32(float(total)) + np.float32(float(partial))))
-        result = dot(a.tolist(), w.tolist(), Precision.FP16, False, False, 3, start)
+        result = dot(a.tolist(), w.tolist(), FP16, FP16, 3, start)
         assert float32.decode_exact(result) == total
 
 
-@pytest.mark.parametrize("source", [f for f in FORMATS.values() if not f.precision.is_float],
-                         ids=str)
+@pytest.mark.parametrize("source", [
+    f for f in FORMATS.values() if f.precision.is_integer and not f.odd], ids=str)
 def test_dot_of_integers_is_the_sum_modulo_2_to_32(rng: np.random.Generator, source: Format
                                                    ) -> None:
     for other in (source, Format(source.precision, not source.signed)):
@@ -58,25 +64,50 @@ def test_dot_of_integers_is_the_sum_modulo_2_to_32(rng: np.random.Generator, sou
             expected = (start + sum(x * y for x, y in zip(a.tolist(), w.tolist(), strict=True))
                         ) % (1 << 32)
             assert dot(pack(a, source.precision).tolist(), pack(w, source.precision).tolist(),
-                       source.precision, source.signed, other.signed, 4, start) == expected
+                       source, other, 4, start) == expected
 
 
-@pytest.mark.parametrize("precision", Precision)
-@pytest.mark.parametrize(("outputs", "depth", "columns", "rows"), [
-    (3, 20, 5, 8), (1, 37, 8, 4), (17, 3, 1, 8), (2, 1, 2, 2), (1, 70, 1, 8), (4, 16, 8, 8)])
-@pytest.mark.parametrize("accumulate", [False, True])
-def test_matmul_is_dot(rng: np.random.Generator, precision: Precision, outputs: int, depth: int,
-                       columns: int, rows: int, accumulate: bool) -> None:
-    a = _slots(rng, precision, (outputs, depth))
-    w = _slots(rng, precision, (depth, columns))
-    start = _accumulators(rng, precision, (outputs, columns)) if accumulate else None
-    for signs in ((False, False), (False, True), (True, False), (True, True)):
-        result = matmul(a, w, precision, *signs, rows, start)
-        assert result.dtype == np.uint32
-        expected = [[dot(a[i].tolist(), w[:, j].tolist(), precision, *signs, rows,
-                         0 if start is None else int(start[i, j])) for j in range(columns)]
-                    for i in range(outputs)]
-        np.testing.assert_array_equal(result, expected)
+def test_what_odd_and_binary_codes_stand_for() -> None:
+    """SAWB's levels and XNOR, against sums written out."""
+    odd, two = FORMATS["ODD2"], FORMATS["UINT2"]
+    codes, activations = [-2, -1, 0, 1, 1, 0, -1, -2], [3, 2, 1, 0, 3, 1, 0, 2]
+    levels = {-2: -3, -1: -1, 0: 1, 1: 3}
+    expected = sum(a * levels[c] for a, c in zip(activations, codes, strict=True))
+    assert dot(pack(activations, two.precision), pack(codes, odd.precision), two, odd, 8
+               ) == expected % (1 << 32)
+    binary = FORMATS["BINARY"]
+    for x, y in ((0, 0), (0xFFFF, 0), (0xA5A5, 0xA5A5), (0x00FF, 0x0F0F), (1, 3)):
+        agreeing = 16 - (x ^ y).bit_count()
+        assert dot([x], [y], binary, binary, 8) == (2 * agreeing - 16) % (1 << 32)
+    # INT8 by BINARY: eight slots of activations to one of weights.
+    numbers = [100, -3, 7, 0, -128, 127, 1, 1, 5, 6, -7, 8, 9, -10, 11, 12]
+    signs = [1, 1, -1, 1, -1, -1, 1, -1, 1, -1, 1, -1, 1, 1, 1, -1]
+    word = sum(1 << i for i, sign in enumerate(signs) if sign > 0)
+    assert dot(pack(numbers, Precision.INT8), [word], INT8, binary, 8) == sum(
+        a * s for a, s in zip(numbers, signs, strict=True)) % (1 << 32)
+
+
+@pytest.mark.parametrize("formats", PAIRS, ids=lambda pair: f"{pair[0]}-{pair[1]}")
+def test_matmul_is_dot(rng: np.random.Generator, formats: tuple[Format, Format]) -> None:
+    """FP8 over all codes, and over such as leave the sums finite."""
+    precision, weight_precision = (f.precision for f in formats)
+    ratio = weight_ratio(precision, weight_precision)
+    for outputs, depth, columns, rows in (
+            (3, 20, 5, 8), (1, 37, 8, 4), (17, 3, 1, 8), (2, 1, 2, 2), (1, 70, 1, 8),
+            (4, 16, 8, 8)):
+        a = _slots(rng, precision, (outputs, depth))
+        w = _slots(rng, weight_precision, (-(-depth // ratio), columns))
+        finite = precision.is_fp8 and bool(rng.integers(2))
+        if finite:                                     # no exponent with its upper bit set
+            a, w = a & 0xBFBF, w & 0xBFBF
+        for start in (None, _accumulators(rng, precision, (outputs, columns))):
+            result = matmul(a, w, *formats, rows, start)
+            assert result.dtype == np.uint32
+            expected = [[dot(a[i].tolist(), w[:, j].tolist(), *formats, rows,
+                             0 if start is None else int(start[i, j])) for j in range(columns)]
+                        for i in range(outputs)]
+            np.testing.assert_array_equal(result, expected)
+            assert not finite or (result != float32.NAN).all()
 
 
 @pytest.mark.parametrize(("outputs", "depth", "columns"), [
@@ -91,7 +122,7 @@ def test_large_float_products(rng: np.random.Generator, outputs: int, depth: int
         for k in range(first, min(first + 8, depth)):
             partial = dlfloat.fma_array(a[:, k, None], w[k], partial)
         expected = float32.add_array(expected, float32.from_dlfloat_array(partial))
-    np.testing.assert_array_equal(matmul(a, w, Precision.FP16, False, False, 8), expected)
+    np.testing.assert_array_equal(matmul(a, w, FP16, FP16, 8), expected)
 
 
 @pytest.mark.parametrize("precision", INTEGERS)
@@ -101,11 +132,11 @@ def test_large_integer_products(rng: np.random.Generator, precision: Precision) 
     a = np.full((3, 20_000), source.highest)
     w = np.full((20_000, 2), source.highest)
     w[rng.integers(0, 20_000, 50), 0] = 0
-    result = matmul(pack(a, precision), pack(w.T, precision).T, precision, False, False, 8)
+    result = matmul(pack(a, precision), pack(w.T, precision).T, source, source, 8)
     np.testing.assert_array_equal(result, (a @ w).astype(np.uint32))
     slots = rng.integers(0, 1 << 16, (2, 60, 1000)).astype(np.uint16)
     signed = Format(precision)
-    result = matmul(slots[0], slots[1].T, precision, True, True, 8)
+    result = matmul(slots[0], slots[1].T, signed, signed, 8)
     exact = unpack(slots[0], signed) @ unpack(slots[1], signed).T
     np.testing.assert_array_equal(result.astype(np.int32), exact)
 
@@ -117,7 +148,7 @@ def test_special_floats(rng: np.random.Generator) -> None:
     w = np.array([[one, one, 0], [one, largest, 0], [one, one, 0], [one, one, 0]], np.uint16)
     start = np.zeros((5, 3), np.uint32)
     start[4] = [float32.LARGEST, 0x7F800000, 0x80000001]
-    result = matmul(a, w, Precision.FP16, False, False, 2, start)
+    result = matmul(a, w, FP16, FP16, 2, start)
     nan = float32.NAN
     assert result[0].tolist() == [nan, nan, nan]
     assert result[1].tolist() == [nan, nan, 0]
@@ -126,91 +157,66 @@ def test_special_floats(rng: np.random.Generator) -> None:
     assert result[4].tolist() == [float32.LARGEST, nan, 0]
     for i in range(5):
         for j in range(3):
-            assert result[i, j] == dot(a[i].tolist(), w[:, j].tolist(), Precision.FP16, False,
-                                       False, 2, int(start[i, j]))
+            assert result[i, j] == dot(a[i].tolist(), w[:, j].tolist(), FP16, FP16, 2,
+                                       int(start[i, j]))
 
 
-@pytest.mark.parametrize(("precision", "narrow"), [
-    (Precision.INT8, Precision.INT4), (Precision.INT8, Precision.INT2),
-    (Precision.INT4, Precision.INT2)])
+@pytest.mark.parametrize("formats", [
+    (a, w) for a, w in PAIRS if a.precision.bits > w.precision.bits],
+    ids=lambda pair: f"{pair[0]}-{pair[1]}")
 @pytest.mark.parametrize("depth", [1, 3, 8, 41])
-def test_narrower_weights(rng: np.random.Generator, precision: Precision, narrow: Precision,
+def test_narrower_weights(rng: np.random.Generator, formats: tuple[Format, Format],
                           depth: int) -> None:
     """As if the weights had been widened before; the last slot may be used in part."""
+    activation_format, weight_format = formats
+    precision = activation_format.precision
     a = _slots(rng, precision, (5, depth))
-    lines = -(-depth * precision.per_slot // narrow.per_slot)
-    w = _slots(rng, narrow, (lines, 3))
-    for signs in ((False, False), (False, True), (True, False), (True, True)):
-        elements = unpack(w.T, Format(narrow, signs[1]))[:, :depth * precision.per_slot]
-        result = matmul(a, w, precision, *signs, 8, weight_precision=narrow)
-        np.testing.assert_array_equal(
-            result, matmul(a, pack(elements, precision).T, precision, *signs, 8))
-        assert result[4, 2] == dot(a[4].tolist(), w[:, 2].tolist(), precision, *signs, 8,
-                                   weight_precision=narrow)
+    lines = -(-depth // weight_ratio(precision, weight_format.precision))
+    w = _slots(rng, weight_format.precision, (lines, 3))
+    numbers = values(w.T, weight_format)[:, :depth * precision.per_slot]
+    wide = Format(precision, weight_format.signed)
+    np.testing.assert_array_equal(
+        matmul(a, w, *formats, 8),
+        matmul(a, pack(numbers, precision).T, activation_format, wide, 8))
 
 
 def test_pairs_of_precisions_are_checked() -> None:
     slot = np.zeros((1, 1), np.uint16)
-    for precision, other in ((Precision.INT4, Precision.INT8), (Precision.FP16, Precision.INT2),
-                             (Precision.INT8, Precision.FP16)):
-        message = f"weights to {precision.name} must be .* not {other.name}"
+    for a, w in (("INT4", "INT8"), ("FP16", "INT2"), ("INT8", "FP16"), ("E5M2", "FP16"),
+                 ("FP16", "E4M3"), ("BINARY", "INT2"), ("INT8", "E4M3")):
+        message = f"weights to activations of {a} must be of .* not {w}"
         with pytest.raises(ValueError, match=message):
-            matmul(slot, slot, precision, False, False, 8, weight_precision=other)
+            matmul(slot, slot, FORMATS[a], FORMATS[w], 8)
         with pytest.raises(ValueError, match=message):
-            dot([0], [0], precision, False, False, 8, weight_precision=other)
+            dot([0], [0], FORMATS[a], FORMATS[w], 8)
     with pytest.raises(ValueError, match=r"\[ceil\(K / 2\), N\]"):
-        matmul(np.zeros((1, 3), np.uint16), np.zeros((3, 1), np.uint16), Precision.INT8, True,
-               True, 8, weight_precision=Precision.INT4)
-
-
-@pytest.mark.parametrize("kinds", [
-    (fp8.forward(), fp8.forward()), (fp8.BACKWARD, fp8.forward(3)),
-    (fp8.forward(15), fp8.BACKWARD), (fp8.BACKWARD, fp8.BACKWARD)], ids=str)
-@pytest.mark.parametrize(("outputs", "depth", "columns", "rows"), [
-    (3, 20, 5, 8), (1, 37, 8, 4), (17, 3, 1, 8), (2, 1, 2, 2)])
-@pytest.mark.parametrize("special", [False, True])
-def test_matmul_of_fp8_is_dot(rng: np.random.Generator, kinds: tuple[fp8.Float8, fp8.Float8],
-                              outputs: int, depth: int, columns: int, rows: int,
-                              special: bool) -> None:
-    """Over all codes, and over such as leave the sums finite."""
-    a = rng.integers(0, 1 << 16, (outputs, depth)).astype(np.uint16)
-    w = rng.integers(0, 1 << 16, (depth, columns)).astype(np.uint16)
-    if not special:                                    # no exponent with its upper bit set
-        a, w = a & 0xBFBF, w & 0xBFBF
-    for start in (None, _accumulators(rng, Precision.FP16, (outputs, columns))):
-        result = matmul_fp8(a, w, *kinds, rows, start)
-        expected = [[dot_fp8(a[i].tolist(), w[:, j].tolist(), *kinds, rows,
-                             0 if start is None else int(start[i, j])) for j in range(columns)]
-                    for i in range(outputs)]
-        np.testing.assert_array_equal(result, expected)
-        assert special or (result != float32.NAN).all()
+        matmul(np.zeros((1, 3), np.uint16), np.zeros((3, 1), np.uint16), INT8, INT4, 8)
 
 
 def test_fp8_pads_depth_with_zeros(rng: np.random.Generator) -> None:
     """A slot's missing element, and a tile's missing slots, are zero codes."""
-    kind = fp8.forward()
+    kind = FORMATS["E4M3"]
     a, w = rng.integers(0, 0x7F, (3, 9)), rng.integers(0, 0x7F, (9, 2))
-    slots = pack(a, Precision.INT8), pack(w.T, Precision.INT8).T
+    slots = pack(a, kind.precision), pack(w.T, kind.precision).T
     longer = np.pad(slots[0], ((0, 0), (0, 3))), np.pad(slots[1], ((0, 3), (0, 0)))
-    np.testing.assert_array_equal(matmul_fp8(*slots, kind, kind, 8),
-                                  matmul_fp8(*longer, kind, kind, 8))
+    np.testing.assert_array_equal(matmul(*slots, kind, kind, 8), matmul(*longer, kind, kind, 8))
 
 
 def test_the_height_of_the_array_matters_to_floats_only(rng: np.random.Generator) -> None:
     a, w = _floats(rng, (4, 64), 3), _floats(rng, (64, 4), 3)
-    results = [matmul(a, w, Precision.FP16, False, False, rows) for rows in (4, 8)]
+    results = [matmul(a, w, FP16, FP16, rows) for rows in (4, 8)]
     assert (results[0] != results[1]).any()
-    results = [matmul(a, w, Precision.INT4, True, False, rows) for rows in (4, 8)]
+    results = [matmul(a, w, INT4, FORMATS["UINT4"], rows) for rows in (4, 8)]
     np.testing.assert_array_equal(results[0], results[1])
 
 
 def test_shapes_are_checked() -> None:
     a, w = np.zeros((2, 3), np.uint16), np.zeros((3, 4), np.uint16)
     with pytest.raises(ValueError, match=r"must be \[M, K\] and \[K, N\]"):
-        matmul(a, w.T, Precision.FP16, False, False, 8)
+        matmul(a, w.T, FP16, FP16, 8)
     with pytest.raises(ValueError, match=r"accumulators must be \[2, 4\]"):
-        matmul(a, w, Precision.FP16, False, False, 8, np.zeros((4, 2), np.uint32))
+        matmul(a, w, FP16, FP16, 8, np.zeros((4, 2), np.uint32))
     with pytest.raises(ValueError, match="rows must be at least 1"):
-        matmul(a, w, Precision.FP16, False, False, 0)
+        matmul(a, w, FP16, FP16, 0)
     with pytest.raises(ValueError, match="weights must be 2 slots"):
-        dot([1, 2], [1], Precision.FP16, False, False, 8)
+        dot([1, 2], [1], FP16, FP16, 8)

@@ -278,8 +278,8 @@ def test_against_the_scalar_definitions(kind, rows, rng):
             window = images[0, y + j:y + j + 2, x:x + 2].reshape(-1, per_slot) & mask
             taps = codes[channel].reshape(-1, per_slot) & mask
             places = [spec.precision.bits * i for i in range(per_slot)]
-            sums.append(dot((window << places).sum(1), (taps << places).sum(1), spec.precision,
-                            spec.signed, spec.signed, rows))
+            sums.append(dot((window << places).sum(1), (taps << places).sum(1), spec, spec,
+                            rows))
             residuals.append(int(result["first"][0, y + j, x, channel]) & 0xFF)
         function = SpecialFunction(
             output=FORMATS["FP16"], float_accumulator=spec.precision.is_float, relu=True,

@@ -84,6 +84,7 @@ class Host:
         await self.write("PROGRAM_ADDRESS", job["program"])
         await self.write("PROGRAM_LENGTH", job["instructions"])
         await self.write("WATCHDOG", job["watchdog"])
+        await self.write("FORWARD_BIAS", job["forward_bias"])
         for segment in Segment:
             base, size = job["segments"][segment.name]
             await self.write(f"SEGMENT_{segment.value}_BASE", base)

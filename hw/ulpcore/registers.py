@@ -28,7 +28,7 @@ class Registers(wiring.Component):
         Enabled and (done or fault).
     start, reset : Out(1)
         One-cycle pulses, in the cycle in which the write is accepted.
-    program_address, program_length, watchdog, segments : Out
+    program_address, program_length, watchdog, forward_bias, segments : Out
         What has been written.
     busy, done, fault, fault_cause, fault_index, cycles
         From the sequencer. `done` and `fault` are pulses.
@@ -41,6 +41,7 @@ class Registers(wiring.Component):
     program_address: Signal
     program_length: Signal
     watchdog: Signal
+    forward_bias: Signal
     busy: Signal
     done: Signal
     fault: Signal
@@ -59,6 +60,7 @@ class Registers(wiring.Component):
             "program_address": Out(32),
             "program_length": Out(32),
             "watchdog": Out(32),
+            "forward_bias": Out(4),
             "segments": Out(data.ArrayLayout(SegmentBounds, len(Segment))),
             "busy": In(1),
             "done": In(1),
@@ -84,6 +86,7 @@ class Registers(wiring.Component):
             self.program_address.eq(values["PROGRAM_ADDRESS"]),
             self.program_length.eq(values["PROGRAM_LENGTH"]),
             self.watchdog.eq(values["WATCHDOG"]),
+            self.forward_bias.eq(values["FORWARD_BIAS"]),
             self.interrupt.eq(values["INTERRUPT_ENABLE"][0] & (finished | failed)),
         ]
         for segment in Segment:

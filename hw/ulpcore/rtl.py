@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from ulpsim.config import CoreConfig
+from ulpsim.formats import FORWARD_BIAS
 from ulpsim.isa import Cause, Segment
 from ulpsim.registers import WATCHDOG_RESET
 
@@ -31,7 +32,8 @@ _HERE = Path(__file__).parent
 class Job:
     """One run of the core: where the program stands, and the segments that it may touch.
 
-    Addresses and sizes are bytes; `instructions` counts instructions, `watchdog` cycles. An access
+    Addresses and sizes are bytes; `instructions` counts instructions, `watchdog` cycles;
+    `forward_bias` is the bias of E4M3. An access
     to the `error` region (first byte, bytes) is answered with `error_response` (2 SLVERR,
     3 DECERR). With `reset_after` the host resets the core that many cycles after the start, if it
     still runs, by its register or, with `reset_pin`, by the reset of core and memory; the cause is
@@ -47,6 +49,7 @@ class Job:
     reset_after: int | None = None
     reset_pin: bool = False
     limit: int = 50_000_000
+    forward_bias: int = FORWARD_BIAS
 
 
 @dataclasses.dataclass(frozen=True)

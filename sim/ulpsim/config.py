@@ -116,6 +116,10 @@ class CoreConfig:
         if len(set(formats)) != len(formats):
             raise ValueError(f"formats must name each precision once, not {formats!r}")
         object.__setattr__(self, "formats", tuple(p for p in Precision if p in formats))
+        for p in formats:
+            if p.is_fp8 and Precision.FP16 not in formats:
+                raise ValueError(f"formats must name FP16 beside {p.name}, whose products it adds, "
+                                 f"not {', '.join(p.name for p in formats)} alone")
         if not isinstance(self.special_functions, bool):
             raise TypeError(f"special_functions must be True or False, "
                             f"not {self.special_functions!r}")
@@ -221,6 +225,7 @@ class CoreConfig:
         widths = [16] if self.has_float else []
         for p in self.formats:
             if not p.is_float:
+                # Both factors unsigned, or odd.
                 largest = self.rows * p.per_slot * ((1 << p.bits) - 1) ** 2
                 widths.append(largest.bit_length() + 1)
         return max(widths)

@@ -182,6 +182,7 @@ class ModelBus:
         self.machine.segments = {
             segment: (values[f"SEGMENT_{segment.value}_BASE"],
                       values[f"SEGMENT_{segment.value}_SIZE"]) for segment in Segment}
+        self.machine.forward_bias = values["FORWARD_BIAS"]
         size = values["PROGRAM_LENGTH"] * INSTRUCTION_BYTES
         if not 0 < size <= MOST_INSTRUCTIONS * INSTRUCTION_BYTES:
             return Result(Cause.PROGRAM_LENGTH, 0)

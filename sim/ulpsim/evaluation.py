@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import dlfloat, fixed_point, float32
 from .config import EDGE, CoreConfig
-from .formats import Precision
 from .fusion import Chain, Fused, Tensor, fuse
 from .isa import Pool
 from .matmul import matmul
@@ -155,7 +154,8 @@ def _float_columns(chain: Chain, windows: NDArray, source: Tensor, config: CoreC
     weights = chain.tile_weights(source, config, column)[:columns]
     shape = windows.shape[:3]
     sums = matmul(windows[..., first:first + count].reshape(math.prod(shape), -1),
-                  weights.reshape(columns, -1).T, Precision.FP16, False, False, config.rows)
+                  weights.reshape(columns, -1).T, chain.weight_format, chain.weight_format,
+                  config.rows)
     return float32.to_values(sums).reshape(*shape, columns)
 
 

@@ -27,6 +27,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .formats import Precision
 from .isa import Pool
 from .special import ColumnParameters, SpecialFunction, check_window
 
@@ -62,7 +63,10 @@ def element(function: SpecialFunction, accumulators: Sequence[int],
         product = _signed(accumulator) * multiplier
         if function.residual:
             code, kind = residuals[i], function.residual
-            residual = _signed(code, kind.precision.bits) if kind.signed else code
+            if kind.precision is Precision.BINARY:
+                residual = 2 * code - 1
+            else:
+                residual = _signed(code, kind.precision.bits) if kind.signed else code
             product += residual * _signed(residual_scale)
         v = _shift_right(product, shift) + _signed(bias)
         v = min(max(v, _LOWEST), _HIGHEST)
@@ -77,6 +81,8 @@ def element(function: SpecialFunction, accumulators: Sequence[int],
         else:
             pooled = _signed(pooled + v)
     assert pooled is not None
+    if function.output.precision is Precision.BINARY:
+        return int(pooled >= 0)
     return min(max(_shift_right(pooled, FRACTION_BITS), function.output.lowest),
                function.output.highest)
 
@@ -99,8 +105,11 @@ def apply(function: SpecialFunction, accumulators: ArrayLike, parameters: Column
     if residuals is not None and function.residual is not None:
         codes = np.asarray(residuals).astype(np.int64)
         kind = function.residual
-        product += np.where(codes > kind.highest, codes - (1 << kind.precision.bits),
-                            codes) * residual_scale
+        if kind.precision is Precision.BINARY:
+            numbers = 2 * codes - 1
+        else:
+            numbers = np.where(codes > kind.highest, codes - (1 << kind.precision.bits), codes)
+        product += numbers * residual_scale
     shift = scale >> MULTIPLIER_BITS & (1 << SHIFT_BITS) - 1
     v = (product + (1 << shift >> 1) >> shift) + bias
     v = np.clip(v, 0 if function.relu else _LOWEST, _HIGHEST)
@@ -110,6 +119,8 @@ def apply(function: SpecialFunction, accumulators: ArrayLike, parameters: Column
         pooled = v.max(axis=-2)
     else:
         pooled = v.sum(axis=-2).astype(np.int32).astype(np.int64)
+    if function.output.precision is Precision.BINARY:
+        return (pooled >= 0).astype(np.int64)
     rounded = pooled + (1 << FRACTION_BITS - 1) >> FRACTION_BITS
     return np.clip(rounded, function.output.lowest, function.output.highest)
 

@@ -22,8 +22,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import dlfloat
-from .formats import Format
+from . import dlfloat, fp8
+from .formats import Format, Precision
 
 __all__ = [
     "LARGEST",
@@ -53,6 +53,8 @@ __all__ = [
     "multiply_array",
     "multiply_values",
     "round_exact",
+    "to_code",
+    "to_code_array",
     "to_dlfloat",
     "to_dlfloat_array",
     "to_integer",
@@ -175,14 +177,38 @@ def to_integer(bits: int, target: Format) -> int:
     return min(max(round(value), target.lowest), target.highest)
 
 
+def to_code(bits: int, target: Format) -> int:
+    """What an FP32 value becomes in a format: an integer, or the code of another format.
+
+    FP16 and FP8: rounded to nearest, ties up in magnitude. BINARY: 1 if it is at least 0, else 0
+    (NaN-Inf included). Integers: `to_integer`. Raises ValueError for an odd format, which only
+    weights have.
+    """
+    if target.odd:
+        raise ValueError(f"target must be a format that can be written, not {target}")
+    if target.precision.is_integer:
+        return to_integer(bits, target)
+    value = decode_exact(bits)
+    if target.precision is Precision.BINARY:
+        return int(value is not None and value >= 0)
+    if value is None:
+        return fp8.NAN if target.precision.is_fp8 else dlfloat.NAN
+    kind = fp8.of(target) if target.precision.is_fp8 else dlfloat
+    return kind.round_exact(value)
+
+
 def from_code(code: int, source: Format) -> int:
     """One element of a slot (its bits as an unsigned number) as FP32: exact."""
+    bits = source.precision.bits
+    if not 0 <= code < 1 << bits:
+        raise ValueError(f"code of {source} must be from 0 to {(1 << bits) - 1}, not {code!r}")
     if source.precision.is_float:
-        return from_dlfloat(code)
-    if not 0 <= code < 1 << source.precision.bits:
-        raise ValueError(f"code of {source} must be from 0 to {(1 << source.precision.bits) - 1}, "
-                         f"not {code!r}")
-    return round_exact(code - (1 << source.precision.bits) if code > source.highest else code)
+        kind = fp8.of(source) if source.precision.is_fp8 else dlfloat
+        value = kind.decode_exact(code)
+        return NAN if value is None else round_exact(value)
+    if source.precision is Precision.BINARY:
+        return round_exact(2 * code - 1)
+    return round_exact(code - (1 << bits) if code > source.highest else code)
 
 
 _SMALLEST_VALUE = np.float32(2.0 ** -126)
@@ -283,11 +309,27 @@ def to_integer_array(bits: ArrayLike, target: Format) -> NDArray[np.int64]:
     return np.clip(values, target.lowest, target.highest).astype(np.int64)
 
 
+def to_code_array(bits: ArrayLike, target: Format) -> NDArray[np.int64]:
+    """`to_code` for an array of bits (uint32)."""
+    if target.odd:
+        raise ValueError(f"target must be a format that can be written, not {target}")
+    if target.precision.is_integer:
+        return to_integer_array(bits, target)
+    values = to_values(bits)
+    if target.precision is Precision.BINARY:
+        return (values >= 0).astype(np.int64)
+    kind = fp8.of(target) if target.precision.is_fp8 else dlfloat
+    return kind.encode_array(values.astype(np.float64)).astype(np.int64)
+
+
 def code_to_values(codes: ArrayLike, source: Format) -> NDArray[np.float32]:
     """Elements of slots (their bits as unsigned numbers) as FP32 values."""
     if source.precision.is_float:
-        return dlfloat.decode_array(codes).astype(np.float32)
+        kind = fp8.of(source) if source.precision.is_fp8 else dlfloat
+        return kind.decode_array(codes).astype(np.float32)
     numbers = np.asarray(codes).astype(np.int64)
+    if source.precision is Precision.BINARY:
+        return (2 * numbers - 1).astype(np.float32)
     return np.where(numbers > source.highest, numbers - (1 << source.precision.bits),
                     numbers).astype(np.float32)
 

@@ -9,8 +9,9 @@ programmable bias, backward 5 bits and bias 15. See X. Sun et al., "Hybrid 8-bit
 (HFP8) Training and Inference for Deep Neural Networks", NeurIPS 2019.
 
 A slot holds two elements. Their products are added before the DLFloat16 sum (`pair`): the product
-with the greater exponent, being the sum of its factors' exponents, keeps 12 bits below its last
-bit; the other one is cut to that last place, towards zero. The pair's sum is added to the
+with the greater exponent, being the sum of its factors' exponents, keeps 11 bits below its last
+bit; the other one is cut to that last place, towards zero. So a pair's sum has no more bits than a
+product of two DLFloat16 significands. The pair's sum is added to the
 DLFloat16 partial sum with one rounding (`fma2`).
 
 `pair` and `fma2` compute with exact rationals and read like the definition; `pair_values` and
@@ -26,6 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import dlfloat
+from .formats import FORWARD_BIAS, Format, Precision
 
 __all__ = [
     "BACKWARD",
@@ -35,6 +37,7 @@ __all__ = [
     "fma2",
     "fma2_values",
     "forward",
+    "of",
     "pair",
     "pair_values",
 ]
@@ -42,7 +45,7 @@ __all__ = [
 #: Code of NaN-Inf as results have it.
 NAN = 0x7F
 #: Bits that the greater product of a pair keeps below its last bit.
-PAIR_BITS = 12
+PAIR_BITS = 11
 #: Bits of fraction that a product of two significands of 1-4-3 has.
 _PRODUCT_FRACTION = 6
 _SIGN = 0x80
@@ -138,9 +141,16 @@ class Float8:
 BACKWARD = Float8(5, 15)
 
 
-def forward(bias: int = 7) -> Float8:
+def forward(bias: int = FORWARD_BIAS) -> Float8:
     """1-4-3, for activations and weights."""
     return Float8(4, bias)
+
+
+def of(source: Format) -> Float8:
+    """The FP8 format of a `Format` of E4M3 or E5M2; ValueError for another."""
+    if not source.precision.is_fp8:
+        raise ValueError(f"source must be a format of FP8, not {source}")
+    return forward(source.bias) if source.precision is Precision.E4M3 else BACKWARD
 
 
 def pair(a: tuple[Fraction | None, Fraction | None],
@@ -179,7 +189,7 @@ def fma2_values(a0: NDArray[np.float64], w0: NDArray[np.float64], a1: NDArray[np
                 w1: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.float64]:
     """`fma2` for arrays of values; `c` and the result are DLFloat16 values.
 
-    A pair's 21 bits and the 10 of a DLFloat16 value leave `dlfloat.fma_values` exact.
+    A pair's 20 bits and the 10 of a DLFloat16 value leave `dlfloat.fma_values` exact.
     """
     return dlfloat.fma_values(pair_values(a0, w0, a1, w1), np.ones(1), c)
 

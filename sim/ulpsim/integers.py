@@ -1,27 +1,27 @@
-"""Elements in 16-bit slots: 1 FP16 code, 2 INT8, 4 INT4 or 8 INT2, the first in the lowest bits."""
+"""Elements in 16-bit slots, the first in the lowest bits: 1 FP16, 2 FP8, 2 INT8, 4 INT4, 8 INT2 or
+16 BINARY."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .formats import Format, Precision
 
-__all__ = ["pack", "unpack", "unpack_codes"]
+__all__ = ["pack", "unpack", "unpack_codes", "values"]
 
 
-def pack(values: ArrayLike, precision: Precision) -> NDArray[np.uint16]:
+def pack(elements: ArrayLike, precision: Precision) -> NDArray[np.uint16]:
     """Put elements along the last axis into slots.
 
-    `values` holds integers, signed or unsigned (codes for FP16). The last axis of the result has
-    ceil(elements / per_slot) slots; the elements missing in the last one are zero. Raises
-    ValueError for an element that no format of this precision can hold.
+    `elements` holds integers, signed or unsigned (codes for the other precisions). The last axis
+    of the result has ceil(elements / per_slot) slots; the elements missing in the last one are
+    zero. Raises ValueError for an element that no format of this precision can hold.
     """
-    elements = np.asarray(values)
+    elements = np.asarray(elements)
     if elements.dtype.kind not in "iu":
-        raise ValueError(f"values must be integers, not {elements.dtype}")
+        raise ValueError(f"elements must be integers, not {elements.dtype}")
     if elements.ndim == 0:
-        raise ValueError(f"values must have an axis to pack, not {values!r}")
-    lowest = 0 if precision.is_float else Format(precision).lowest
-    highest = Format(precision, signed=False).highest
+        raise ValueError(f"elements must have an axis to pack, not {elements!r}")
+    lowest, highest = Format(precision).lowest, (1 << precision.bits) - 1
     outside = (elements < lowest) | (elements > highest)
     if outside.any():
         raise ValueError(f"elements of {precision.name} must be from {lowest} to {highest}, "
@@ -51,8 +51,21 @@ def unpack_codes(slots: ArrayLike, precision: Precision) -> NDArray[np.uint16]:
 
 
 def unpack(slots: ArrayLike, source: Format) -> NDArray[np.int64]:
-    """The elements of slots as numbers (FP16: as codes); the last axis grows by `per_slot`."""
+    """The elements of slots as numbers: integers as they are written, the others as codes.
+
+    The last axis grows by `per_slot`.
+    """
     codes = unpack_codes(slots, source.precision).astype(np.int64)
-    if source.signed and not source.precision.is_float:
+    if source.signed and source.precision.is_integer:
         codes -= (codes > source.highest).astype(np.int64) << source.precision.bits
     return codes
+
+
+def values(slots: ArrayLike, source: Format) -> NDArray[np.int64]:
+    """What the elements of slots stand for: those of `unpack`, but +1 and -1 for BINARY, and odd
+    numbers for an odd format. Raises ValueError for a format of floating point."""
+    if source.precision.is_float:
+        raise ValueError(f"source must be a format of integers or BINARY, not {source}")
+    codes = unpack(slots, source)
+    return 2 * codes - 1 if source.precision is Precision.BINARY else \
+        2 * codes + 1 if source.odd else codes

@@ -11,8 +11,11 @@ stands what the table leaves open:
   UNSUPPORTED_FUNCTION, MISALIGNED_ADDRESS, SEGMENT_READ_ONLY, SEGMENT_RANGE, WEIGHT_RANGE,
   PARAMETER_RANGE, ACCUMULATOR_RANGE, ACTIVATION_RANGE, ROW_RANGE. (Of the last three, SPECIAL on
   the core reports the one that it comes to first in the order of the vectors.)
+- ILLEGAL_INSTRUCTION: a pair of precisions that the array cannot multiply
+  (`formats.multipliable`), a sign of what is no integer, odd weights that are not signed.
 - UNSUPPORTED_FORMAT: a precision of MATMUL, of SPECIAL's source, output or residual that is not
-  among the core's `formats`, or accumulators of a kind that none of those makes.
+  among the core's `formats`, or accumulators of a kind that none of those makes; for SPECIAL also
+  one of which a slot holds more elements than the array has outputs.
 - UNSUPPORTED_FUNCTION: on a core without `special_functions` a SPECIAL with another source than
   the accumulators, a product, a function, or anything of row scalars.
 - Rows and vectors are written in order: where they overlap, the last one stays. SPECIAL reads all
@@ -47,7 +50,7 @@ from numpy.typing import NDArray
 
 from . import fixed_point, special
 from .config import SLOT_BYTES, CoreConfig
-from .formats import Format, Precision
+from .formats import FORWARD_BIAS, Format, Precision, multipliable
 from .integers import pack, unpack_codes
 from .isa import (
     INSTRUCTION_BYTES,
@@ -63,7 +66,7 @@ from .isa import (
     decode,
     encode_program,
 )
-from .matmul import matmul
+from .matmul import matmul, weight_ratio
 from .special import ColumnParameters, SpecialFunction
 
 __all__ = ["MOST_TOKENS", "PARAMETER_SLOTS", "Machine", "Result", "check"]
@@ -163,7 +166,9 @@ def _store_rules(config: CoreConfig, segments: Segments, instruction: Instructio
 
 def _matmul_rules(config: CoreConfig, segments: Segments, instruction: Instruction) -> Rules:
     precision = Precision(instruction["precision"])
-    signed = instruction["activation_signed"] or instruction["weight_signed"]
+    weight_precision = Precision(instruction["weight_precision"])
+    fit = multipliable(precision, weight_precision)
+    lines = -(-instruction["depth"] * weight_precision.bits // precision.bits)
     depth, length, pitch = (instruction[f] for f in ("depth", "run_length", "run_pitch"))
     runs = -(-depth // length)
     # The last slot of K, or that of the last whole run, if runs lie closer than they are long.
@@ -171,15 +176,23 @@ def _matmul_rules(config: CoreConfig, segments: Segments, instruction: Instructi
     if runs > 1:
         last_slot = max(last_slot, (runs - 2) * pitch + length - 1)
     return (
-        (precision.is_float and bool(signed), Cause.ILLEGAL_INSTRUCTION),
-        (precision not in config.formats, Cause.UNSUPPORTED_FORMAT),
+        (not fit or _means_nothing(precision, bool(instruction["activation_signed"]))
+         or _means_nothing(weight_precision, bool(instruction["weight_signed"]),
+                           bool(instruction["weight_odd"])), Cause.ILLEGAL_INSTRUCTION),
+        (precision not in config.formats or weight_precision not in config.formats,
+         Cause.UNSUPPORTED_FORMAT),
         (runs > 1 and (pitch - length) % config.residues != 0, Cause.MISALIGNED_ADDRESS),
-        (instruction["weights"] + depth > config.weight_lines, Cause.WEIGHT_RANGE),
+        (instruction["weights"] + lines > config.weight_lines, Cause.WEIGHT_RANGE),
         (instruction["accumulator"] + _vectors(instruction) > config.accumulator_depth,
          Cause.ACCUMULATOR_RANGE),
         (_last(instruction, "address", "stride_{}") + last_slot >= config.activation_slots,
          Cause.ACTIVATION_RANGE),
     )
+
+
+def _means_nothing(precision: Precision, signed: bool, odd: bool = False) -> bool:
+    """Whether these fields say of a precision what is not among its formats."""
+    return (signed and not precision.is_integer) or (odd and not signed)
 
 
 def _special_rules(config: CoreConfig, segments: Segments, instruction: Instruction) -> Rules:
@@ -190,13 +203,14 @@ def _special_rules(config: CoreConfig, segments: Segments, instruction: Instruct
     precisions = {name: kind.precision for name, kind in used.items() if kind is not None}
     reads_rows = (source is Source.ROWS or instruction["row_scale"] or instruction["row_bias"])
     rules = [
-        (any(p.is_float and bool(instruction[f"{name}_signed"]) for name, p in precisions.items()),
-         Cause.ILLEGAL_INSTRUCTION),
+        (any(_means_nothing(p, bool(instruction[f"{name}_signed"]))
+             for name, p in precisions.items()), Cause.ILLEGAL_INSTRUCTION),
         (function.pool is Pool.NONE and (window > 1 or function.reduce),
          Cause.ILLEGAL_INSTRUCTION),
         (function.residual is not None and function.function is not Function.NONE,
          Cause.ILLEGAL_INSTRUCTION),
-        (any(p not in config.formats for p in precisions.values())
+        (any(p not in config.formats or p.per_slot > config.column_lanes
+             for p in precisions.values())
          or (source is Source.ACCUMULATORS and not (
              config.has_float if function.float_accumulator else config.has_integer)),
          Cause.UNSUPPORTED_FORMAT),
@@ -226,10 +240,16 @@ def _special_rules(config: CoreConfig, segments: Segments, instruction: Instruct
     return rules
 
 
-def _function(instruction: Instruction) -> SpecialFunction:
+def _format(instruction: Instruction, name: str, bias: int, prefix: str = "") -> Format:
+    """The format that the fields `prefix`precision and `name`_signed (and _odd) describe."""
+    precision = Precision(instruction[f"{prefix}precision"])
+    return Format(precision, not precision.is_integer or bool(instruction[f"{name}_signed"]),
+                  name == "weight" and bool(instruction["weight_odd"]), bias)
+
+
+def _function(instruction: Instruction, bias: int = FORWARD_BIAS) -> SpecialFunction:
     def format_of(name: str) -> Format:
-        precision = Precision(instruction[f"{name}_precision"])
-        return Format(precision, precision.is_float or bool(instruction[f"{name}_signed"]))
+        return _format(instruction, name, bias, f"{name}_")
 
     source = Source(instruction["source"])
     return SpecialFunction(
@@ -302,6 +322,8 @@ class Machine:
     -------
     segments
         (base, size) of each segment in bytes, to be set before `run`.
+    forward_bias
+        Register FORWARD_BIAS: what is subtracted from the exponents of E4M3.
     activations
         Slots (uint16).
     weights
@@ -327,6 +349,7 @@ class Machine:
             raise ValueError(f"memory must be writeable, not {type(memory).__name__}")
         columns = config.column_lanes
         self.segments: dict[Segment, tuple[int, int]] = {s: (0, 0) for s in Segment}
+        self.forward_bias = FORWARD_BIAS
         self.activations = np.zeros(config.activation_slots, np.uint16)
         self.weights = np.zeros((config.weight_lines, columns), np.uint16)
         self.parameters = np.zeros((config.parameter_columns, 4), np.uint32)
@@ -458,16 +481,18 @@ class Machine:
             _counts(instruction), [instruction[f"stride_{i}"] for i in range(3)])
         run, place = np.divmod(np.arange(depth), instruction["run_length"])
         slots = vectors[:, None] + run * instruction["run_pitch"] + place
-        lines = self.weights[instruction["weights"]:][:depth]
+        activation_format = _format(instruction, "activation", self.forward_bias)
+        weight_format = _format(instruction, "weight", self.forward_bias, "weight_")
+        ratio = weight_ratio(activation_format.precision, weight_format.precision)
+        lines = self.weights[instruction["weights"]:][:-(-depth // ratio)]
         accumulators = self.accumulators[instruction["accumulator"]:][:len(vectors)]
         accumulators[:] = matmul(
-            self.activations[slots], lines, Precision(instruction["precision"]),
-            bool(instruction["activation_signed"]), bool(instruction["weight_signed"]),
+            self.activations[slots], lines, activation_format, weight_format,
             self.config.rows, accumulators if instruction["accumulate"] else None)
         return Cause.NONE
 
     def _special(self, instruction: Instruction) -> Cause:
-        function = _function(instruction)
+        function = _function(instruction, self.forward_bias)
         counts, windows = _counts(instruction), _windows(instruction)
 
         def addresses(first: str, stride: str, window_stride: str) -> NDArray[np.int64]:

@@ -128,13 +128,17 @@ class Cause(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """One field: an unsigned number of `width` bits, or a member of `choices`."""
+    """One field: an unsigned number of `width` bits, or a member of `choices`.
+
+    One that is left out has its `least` value, or that of the field `like`.
+    """
 
     name: str
     width: int
     meaning: str
     least: int = 0
     choices: type[enum.Enum] | None = None
+    like: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +169,6 @@ HEADER = (
     Field("reserved", 8, "must be zero"),
 )
 
-_PRECISION = Field("precision", 4, "precision of activations and weights", choices=Precision)
 _LOOPS = tuple(Field(f"count_{i}", 12, f"iterations of output loop {i} (0 is the outermost)",
                      least=1) for i in range(3))
 
@@ -202,12 +205,18 @@ INSTRUCTIONS = (
         "i2) with m = (i0 * count_1 + i1) * count_2 + i2: accumulator[accumulator + m] = (its old "
         "value if `accumulate`, else 0) + sum over k < depth of activation slot (address + sum of "
         "i * stride + (k div run_length) * run_pitch + k mod run_length) times weight line "
-        "(weights + k). K is taken in tiles of `rows` slots; lines of the last tile beyond depth "
-        "are not multiplied. With more than one run, run_pitch - run_length must be a multiple of "
-        "8.",
-        (_PRECISION,
-         Field("activation_signed", 1, "activations are signed integers (0 with FP16)"),
-         Field("weight_signed", 1, "weights are signed integers (0 with FP16)"),
+        "(weights + k div ratio), of whose slots part k mod ratio counts, from the lowest bits on. "
+        "The ratio is that of the bits of an activation and of a weight: weights are of the "
+        "activations' precision, or of narrower integers or BINARY beside integers; FP8 goes with "
+        "FP8 of either kind. K is taken in tiles of `rows` slots; lines of the last tile beyond "
+        "depth are not multiplied. With more than one run, run_pitch - run_length must be a "
+        "multiple of 8.",
+        (Field("precision", 4, "precision of the activations", choices=Precision),
+         Field("weight_precision", 4, "precision of the weights", choices=Precision,
+               like="precision"),
+         Field("activation_signed", 1, "activations are signed (0 if they are not integers)"),
+         Field("weight_signed", 1, "weights are signed (0 if they are not integers)"),
+         Field("weight_odd", 1, "a weight's code c stands for 2 c + 1 (signed integers only)"),
          Field("accumulate", 1, "add to what the accumulators hold"),
          Field("depth", 16, "slots along K", least=1),
          Field("weights", 20, "first line in the weight scratchpad"),
@@ -240,9 +249,9 @@ INSTRUCTIONS = (
          Field("pool", 2, "what to do over the window (NONE only with a window of one element)",
                choices=Pool),
          Field("output_precision", 4, "precision of the result", choices=Precision),
-         Field("output_signed", 1, "result is a signed integer (0 with FP16)"),
+         Field("output_signed", 1, "result is signed (0 if it is no integer)"),
          Field("residual_precision", 4, "precision of the residual", choices=Precision),
-         Field("residual_signed", 1, "residual is a signed integer (0 with FP16)"),
+         Field("residual_signed", 1, "residual is signed (0 if it is no integer)"),
          Field("parameters", 12, "first column in the parameter memory, a multiple of special "
                "lanes"),
          Field("accumulator", 20, "first accumulator, or slot of the source"),
@@ -264,7 +273,7 @@ INSTRUCTIONS = (
          Field("source", 2, "where the elements come from", choices=Source),
          Field("source_precision", 4, "precision of a source in the scratchpad",
                choices=Precision),
-         Field("source_signed", 1, "such a source is a signed integer (0 with FP16)"),
+         Field("source_signed", 1, "such a source is signed (0 if it is no integer)"),
          Field("product", 1, "multiply by the residual"),
          Field("function", 4, "function (NONE with a residual)", choices=Function),
          Field("row_scale", 1, "scale by the row scalar"),
@@ -298,8 +307,8 @@ class Instruction:
     name
         A name of the table.
     values
-        Field values; integers, or members of the field's choices. What is left out is the
-        field's least value.
+        Field values; integers, or members of the field's choices. What is left out has
+        the field's least value, or that of the field that it is `like`.
 
     Raises
     ------
@@ -318,7 +327,8 @@ class Instruction:
             if key not in fields:
                 raise ValueError(f"{name} has no field {key!r}; it has {', '.join(fields)}")
         for key, field in fields.items():
-            self.values[key] = _field_value(name, field, values.get(key, field.least))
+            left_out = self.values[field.like] if field.like else field.least
+            self.values[key] = _field_value(name, field, values.get(key, left_out))
 
     @property
     def name(self) -> str:

@@ -1,8 +1,9 @@
 """The array and its accumulators: products of slots, summed exactly as the hardware sums them.
 
 Integers: an accumulator is the exact sum modulo 2^32, in two's complement; order is irrelevant.
-Weights may be narrower than activations (`weight_precision`): a slot of weights then holds the
-elements of several successive slots of activations, in the same order along K.
+Weights may be narrower than activations: a slot of weights then holds the elements of several
+successive slots of activations, in the same order along K. BINARY stands for +1 and -1, an odd
+format for odd numbers (`integers.values`).
 
 FP16: K is cut into tiles of `rows` slots. In a tile a DLFloat16 partial sum starts from +0 and
 takes the slots in order, p = fma(a, w, p); a tile that reaches beyond K is filled up with zeros,
@@ -10,8 +11,7 @@ which changes nothing. The accumulator is FP32: it takes the tiles' partial sums
 
 FP8: the same with p = fp8.fma2(a, w, p), a slot's two products in one step.
 
-`dot` and `dot_fp8` are this definition, one output at a time. `matmul` and `matmul_fp8` are their
-twins for matrices.
+`dot` is this definition, one output at a time; `matmul` is its twin for matrices.
 """
 
 import os
@@ -22,115 +22,94 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import dlfloat, float32, fp8
-from .formats import Format, Precision
-from .integers import unpack
+from .formats import Format, Precision, multipliable
+from .integers import values
 
-__all__ = ["dot", "dot_fp8", "matmul", "matmul_fp8"]
+__all__ = ["dot", "matmul", "weight_ratio"]
 
 #: Sums that are computed side by side: what keeps the working set within a core's cache.
 _BLOCK = 1 << 15
 _THREADS = min(8, os.cpu_count() or 1)
 
 
-def dot(activations: Sequence[int], weights: Sequence[int], precision: Precision,
-        activation_signed: bool, weight_signed: bool, rows: int, accumulator: int = 0,
-        weight_precision: Precision | None = None) -> int:
+def weight_ratio(activations: Precision, weights: Precision) -> int:
+    """Slots of activations that one slot of weights serves.
+
+    Raises ValueError if the array cannot multiply the two (`formats.multipliable`).
+    """
+    if not multipliable(activations, weights):
+        allowed = ", ".join(p.name for p in Precision if multipliable(activations, p))
+        raise ValueError(f"weights to activations of {activations.name} must be of {allowed}, "
+                         f"not {weights.name}")
+    return activations.bits // weights.bits
+
+
+def dot(activations: Sequence[int], weights: Sequence[int], activation_format: Format,
+        weight_format: Format, rows: int, accumulator: int = 0) -> int:
     """One accumulator (32 bits) after the product of two rows of slots is added to it.
 
-    The signs say how integers are read; they mean nothing to FP16. `rows` is the height of the
-    array. `weight_precision` is that of the activations if it is not given. Raises ValueError if
-    the rows of slots do not fit each other, or the precisions.
+    `rows` is the height of the array. Raises ValueError if the rows of slots do not fit each
+    other, or the formats.
     """
-    weight_precision = weight_precision or precision
-    _check_lengths(activations, weights, _ratio(precision, weight_precision))
-    if precision.is_float:
-        for first in range(0, len(activations), rows):
-            partial = 0
-            for a, w in zip(activations[first:first + rows], weights[first:first + rows],
-                            strict=True):
-                partial = dlfloat.fma(int(a), int(w), partial)
-            accumulator = float32.add(accumulator, float32.from_dlfloat(partial))
-        return accumulator
-    left = unpack(np.asarray(activations), Format(precision, bool(activation_signed))).tolist()
-    right = unpack(np.asarray(weights), Format(weight_precision, bool(weight_signed))).tolist()
-    return (accumulator + sum(a * w for a, w in zip(left, right[:len(left)], strict=True))
-            ) % (1 << 32)
-
-
-def dot_fp8(activations: Sequence[int], weights: Sequence[int], activation_kind: fp8.Float8,
-            weight_kind: fp8.Float8, rows: int, accumulator: int = 0) -> int:
-    """`dot` for slots of two FP8 codes, the first in the lower byte.
-
-    The two sides may be of different kinds.
-    """
-    _check_lengths(activations, weights, 1)
-    for first in range(0, len(activations), rows):
-        partial = 0
-        for a, w in zip(activations[first:first + rows], weights[first:first + rows], strict=True):
-            partial = fp8.fma2(
-                (activation_kind.decode_exact(a & 0xFF), activation_kind.decode_exact(a >> 8)),
-                (weight_kind.decode_exact(w & 0xFF), weight_kind.decode_exact(w >> 8)), partial)
-        accumulator = float32.add(accumulator, float32.from_dlfloat(partial))
-    return accumulator
-
-
-def _check_lengths(activations: Sequence[int], weights: Sequence[int], ratio: int) -> None:
+    ratio = weight_ratio(activation_format.precision, weight_format.precision)
     required = -(-len(activations) // ratio)
     if len(weights) != required:
         raise ValueError(f"weights must be {required} slots for {len(activations)} of "
                          f"activations, not {len(weights)}")
+    if activation_format.precision.is_float:
+        step = _fused_slot(activation_format, weight_format)
+        for first in range(0, len(activations), rows):
+            partial = 0
+            for a, w in zip(activations[first:first + rows], weights[first:first + rows],
+                            strict=True):
+                partial = step(int(a), int(w), partial)
+            accumulator = float32.add(accumulator, float32.from_dlfloat(partial))
+        return accumulator
+    left = values(np.asarray(activations), activation_format).tolist()
+    right = values(np.asarray(weights), weight_format).tolist()
+    return (accumulator + sum(a * w for a, w in zip(left, right[:len(left)], strict=True))
+            ) % (1 << 32)
 
 
-def _ratio(precision: Precision, weight_precision: Precision) -> int:
-    """Slots of activations that one slot of weights serves."""
-    if weight_precision is not precision and (
-            precision.is_float or weight_precision.is_float
-            or weight_precision.bits > precision.bits):
-        raise ValueError(f"weights to {precision.name} must be of {precision.name} or narrower "
-                         f"integers beside integers, not {weight_precision.name}")
-    return precision.bits // weight_precision.bits
+def _fused_slot(activation_format: Format, weight_format: Format
+                ) -> Callable[[int, int, int], int]:
+    """What a slot in floating point does: takes activations, weights and the DLFloat16 sum."""
+    if activation_format.precision is Precision.FP16:
+        return dlfloat.fma
+    a_kind, w_kind = fp8.of(activation_format), fp8.of(weight_format)
+
+    def step(a: int, w: int, partial: int) -> int:
+        return fp8.fma2((a_kind.decode_exact(a & 0xFF), a_kind.decode_exact(a >> 8)),
+                        (w_kind.decode_exact(w & 0xFF), w_kind.decode_exact(w >> 8)), partial)
+
+    return step
 
 
-def matmul(activations: ArrayLike, weights: ArrayLike, precision: Precision,
-           activation_signed: bool, weight_signed: bool, rows: int,
-           accumulators: ArrayLike | None = None,
-           weight_precision: Precision | None = None) -> NDArray[np.uint32]:
+def matmul(activations: ArrayLike, weights: ArrayLike, activation_format: Format,
+           weight_format: Format, rows: int, accumulators: ArrayLike | None = None
+           ) -> NDArray[np.uint32]:
     """Accumulators [M, N] (uint32 bits) after activations [M, K] times weights [K, N].
 
     Both are slots (uint16); a weight slot holds successive K of one column. `accumulators` are
-    added to; without them the sum starts from zero. The signs say how integers are read; they
-    mean nothing to FP16. With a narrower `weight_precision` the weights are fewer slots,
-    [ceil(K / ratio), N], for the ratio of the widths. Raises ValueError for shapes that do not fit.
+    added to; without them the sum starts from zero. Of narrower weights there are fewer slots,
+    [ceil(K / ratio), N] (`weight_ratio`). Raises ValueError for formats or shapes that do not fit.
     """
-    weight_precision = weight_precision or precision
-    left, right, start = _checked(activations, weights, rows, accumulators,
-                                  _ratio(precision, weight_precision))
-    if precision.is_float:
+    left, right, start = _checked(
+        activations, weights, rows, accumulators,
+        weight_ratio(activation_format.precision, weight_format.precision))
+    if activation_format.precision is Precision.FP16:
         return _float_matmul(dlfloat.decode_array(left)[None], dlfloat.decode_array(right)[None],
                              rows, start, _fused_product)
-    a = unpack(left, Format(precision, bool(activation_signed)))
-    w = unpack(right.T, Format(weight_precision, bool(weight_signed)))
-    return _integer_matmul(a, w[:, :a.shape[1]], precision, start)
-
-
-def matmul_fp8(activations: ArrayLike, weights: ArrayLike, activation_kind: fp8.Float8,
-               weight_kind: fp8.Float8, rows: int, accumulators: ArrayLike | None = None
-               ) -> NDArray[np.uint32]:
-    """`matmul` for slots of two FP8 codes, the first in the lower byte.
-
-    The two sides may be of different kinds.
-    """
-    left, right, start = _checked(activations, weights, rows, accumulators)
-
-    def elements(slots: NDArray[np.uint16], kind: fp8.Float8) -> NDArray[np.float64]:
-        return kind.decode_array(np.stack([slots & 0xFF, slots >> 8]))
-
-    return _float_matmul(elements(left, activation_kind), elements(right, weight_kind), rows,
-                         start, _fused_pair)
+    if activation_format.precision.is_float:
+        a, w = (fp8.of(kind).decode_array(np.stack([slots & 0xFF, slots >> 8]))
+                for slots, kind in ((left, activation_format), (right, weight_format)))
+        return _float_matmul(a, w, rows, start, _fused_pair)
+    a, w = values(left, activation_format), values(right.T, weight_format)
+    return _integer_matmul(a, w[:, :a.shape[1]], activation_format.precision, start)
 
 
 def _checked(activations: ArrayLike, weights: ArrayLike, rows: int, accumulators: ArrayLike | None,
-             ratio: int = 1) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.uint32]]:
+             ratio: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.uint32]]:
     """Both matrices of slots and the accumulators to begin with."""
     left, right = np.asarray(activations, np.uint16), np.asarray(weights, np.uint16)
     if left.ndim != 2 or right.ndim != 2 or -(-left.shape[1] // ratio) != right.shape[0]:

@@ -19,7 +19,7 @@ from .compiler import CompileError, compile_network
 from .config import SLOT_BYTES, CoreConfig
 from .coverage import Bin, bins_of, crosses, instruction_bins, network_bins, required
 from .cycles_special import special_cycles
-from .formats import FORMATS, Format, Precision
+from .formats import FORMATS, Format, Precision, multipliable
 from .interpreter import PARAMETER_SLOTS, check
 from .isa import Cause, Function, Instruction, Pool, Segment, Source, Target, encode_program
 from .network import Network, Shape
@@ -203,7 +203,7 @@ class _NetworkWriter:
 
     def format(self, precision: Precision | None = None) -> Format:
         precision = precision or self.precisions[self.rng.integers(len(self.precisions))]
-        return Format(precision, precision.is_float or bool(self.rng.integers(2)))
+        return Format(precision, not precision.is_integer or bool(self.rng.integers(2)))
 
     def chance(self, probability: float) -> bool:
         return bool(self.rng.random() < probability)
@@ -466,13 +466,17 @@ class _InstructionWriter:
 
     def matmul(self) -> Instruction:
         precision = self.config.formats[self.below(len(self.config.formats))]
-        signs = (0, 0) if precision.is_float else (self.below(2), self.below(2))
+        partners = [p for p in self.config.formats if multipliable(precision, p)]
+        weight_precision = partners[self.below(len(partners))]
+        weight_signed = int(weight_precision.is_integer and self.below(2))
         length = 1 + self.below(20)
         counts = self.counts()
         if self.rng.random() < 0.1:
             counts |= {"count_0": 1, "count_1": 1, "count_2": self.config.minimum_tile_period}
         return Instruction(
-            "MATMUL", precision=precision, activation_signed=signs[0], weight_signed=signs[1],
+            "MATMUL", precision=precision, weight_precision=weight_precision,
+            activation_signed=int(precision.is_integer and self.below(2)),
+            weight_signed=weight_signed, weight_odd=int(weight_signed and self.below(2)),
             accumulate=self.below(2), depth=1 + self.below(40), weights=self.below(self.lines),
             address=self.below(self.slots), run_length=length,
             run_pitch=length + self.config.residues * self.below(6), **counts,
@@ -482,7 +486,7 @@ class _InstructionWriter:
         def some_format(name: str) -> dict[str, Any]:
             precision = self.config.formats[self.below(len(self.config.formats))]
             return {f"{name}_precision": precision,
-                    f"{name}_signed": 0 if precision.is_float else self.below(2)}
+                    f"{name}_signed": int(precision.is_integer and self.below(2))}
 
         pool = list(Pool)[self.below(3)]
         windows = [1, 1] if pool is Pool.NONE else [1 + self.below(3), 1 + self.below(3)]

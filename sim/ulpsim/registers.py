@@ -4,6 +4,7 @@ import dataclasses
 import enum
 
 from .config import CoreConfig
+from .formats import FORWARD_BIAS
 from .isa import Segment
 
 __all__ = ["BY_NAME", "CORE_IDENTIFIER", "REGISTERS", "WATCHDOG_RESET", "Access", "Control",
@@ -74,6 +75,8 @@ REGISTERS = (
     Register(0x24, "CYCLES_HIGH", Access.READ, "clock cycles of the last run, bits 63:32"),
     Register(0x28, "WATCHDOG", Access.WRITE, "cycles without an instruction retiring after which "
              "a run stops with WATCHDOG; 0 is never", mask=_WORD, reset=WATCHDOG_RESET),
+    Register(0x2C, "FORWARD_BIAS", Access.WRITE, "what is subtracted from the exponents of E4M3 "
+             "numbers; not to be written during a run", mask=0xF, reset=FORWARD_BIAS),
     *(register for segment in Segment for register in (
         Register(0x40 + 8 * segment.value, f"SEGMENT_{segment.value}_BASE", Access.WRITE,
                  f"byte address of segment {segment.name}; the bits below a word of the bus are "

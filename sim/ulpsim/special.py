@@ -78,7 +78,7 @@ def _check(function: SpecialFunction, window: int) -> None:
 
 def element(function: SpecialFunction, sources: Sequence[int],
             parameters: tuple[int, int, int, int], residuals: Sequence[int] = ()) -> int:
-    """One output: an integer, the code of an FP16 result, or FP32 bits for `combine`.
+    """One output: an integer or another format's code; FP32 bits for `combine`.
 
     `sources` are the window's elements (words or codes) in order, `parameters` the column's
     scale, bias, residual scale and upper bound (FP32 bits), `residuals` the codes of the window's
@@ -113,9 +113,7 @@ def element(function: SpecialFunction, sources: Sequence[int],
     assert pooled is not None
     if function.reduce:
         return pooled
-    if function.output.precision.is_float:
-        return float32.to_dlfloat(pooled)
-    return float32.to_integer(pooled, function.output)
+    return float32.to_code(pooled, function.output)
 
 
 def _pool(function: SpecialFunction, a: int, b: int) -> int:
@@ -133,7 +131,7 @@ def combine(function: SpecialFunction, columns: Sequence[int]) -> int:
 
 def apply(function: SpecialFunction, sources: ArrayLike, parameters: ColumnParameters,
           residuals: ArrayLike | None = None) -> NDArray[np.int64]:
-    """Outputs [..., N] (integers, or codes of FP16) for sources [..., window, N] (uint32).
+    """Outputs [..., N] (integers, or other formats' codes) for sources [..., window, N] (uint32).
 
     With `reduce` row scalars [...] (FP32 bits). `residuals` are codes of the same shape, present
     if and only if the function has a residual. Raises ValueError as `element` does.
@@ -175,10 +173,7 @@ def apply(function: SpecialFunction, sources: ArrayLike, parameters: ColumnParam
         while pooled.shape[-1] > 1:
             pooled = _pool_values(function, pooled[..., ::2], pooled[..., 1::2])
         return float32.from_values(pooled[..., 0]).astype(np.int64)
-    bits = float32.from_values(pooled)
-    if function.output.precision.is_float:
-        return float32.to_dlfloat_array(bits).astype(np.int64)
-    return float32.to_integer_array(bits, function.output)
+    return float32.to_code_array(float32.from_values(pooled), function.output)
 
 
 def _pool_values(function: SpecialFunction, a: NDArray[np.float32],

@@ -19,8 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .config import SLOT_BYTES, CoreConfig
+from .formats import Precision
 from .interpreter import MOST_TOKENS, PARAMETER_SLOTS
 from .isa import Instruction, Segment, Source, Target, Unit
+from .matmul import weight_ratio
 
 __all__ = [
     "Access",
@@ -122,7 +124,9 @@ def _matmul_accesses(instruction: Instruction) -> Iterator[Access]:
         runs * instruction["run_pitch"] + np.arange(rest)])
     vectors = _nested(instruction["address"], *_loops(instruction, "stride"))
     yield Access(Memory.ACTIVATIONS, _sum_set(vectors, taps), False)
-    yield Access(Memory.WEIGHTS, instruction["weights"] + np.arange(depth), False)
+    lines = -(-depth // weight_ratio(Precision(instruction["precision"]),
+                                     Precision(instruction["weight_precision"])))
+    yield Access(Memory.WEIGHTS, instruction["weights"] + np.arange(lines), False)
     count = int(np.prod([instruction[f"count_{i}"] for i in range(3)]))
     sums = instruction["accumulator"] + np.arange(count)
     if instruction["accumulate"]:
