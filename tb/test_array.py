@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from ulpcore.array import Array
 from ulpcore.simulation import run_vectors
-from ulpsim import dlfloat
+from ulpsim import dlfloat, fp8
 from ulpsim.config import NANO, CoreConfig
-from ulpsim.formats import Format, Precision
-from ulpsim.integers import unpack
+from ulpsim.formats import Format, Precision, multipliable
+from ulpsim.integers import values
+from ulpsim.matmul import weight_ratio
 
 EDGE = CoreConfig()
 CONFIGS = {
@@ -20,53 +21,93 @@ CONFIGS = {
     "lanes": dataclasses.replace(EDGE, columns=2, lanes=4, rows=4, multiply_add_stages=6,
                                  formats=(Precision.FP16, Precision.INT8)),
     "fast": dataclasses.replace(EDGE, rows=2, multiply_add_stages=2),
+    "everything": dataclasses.replace(EDGE, formats=tuple(Precision)),
+    "fp8": dataclasses.replace(EDGE, rows=4, multiply_add_stages=5, formats=(
+        Precision.FP16, Precision.E4M3)),
+    "fp8_integers": dataclasses.replace(EDGE, rows=2, multiply_add_stages=3, formats=(
+        Precision.FP16, Precision.E5M2, Precision.INT8, Precision.INT2)),
+    "binary": dataclasses.replace(NANO, formats=(Precision.BINARY,)),
+    "float_binary": dataclasses.replace(EDGE, rows=4, formats=(
+        Precision.FP16, Precision.BINARY)),
     "three": dataclasses.replace(EDGE, columns=4, lanes=2, rows=2, multiply_add_stages=3),
 }
 
 
 @dataclasses.dataclass
 class Tile:
-    precision: Precision
-    activation_signed: bool
-    weight_signed: bool
+    activation: Format
+    weight: Format
+    part: int                       # of the weights' slots in the first row
     weights: np.ndarray             # [rows, N]
     vectors: np.ndarray             # [M, rows]
     depth: int                      # rows that count
     pause: int                      # cycles without a vector after it
 
+    @property
+    def precision(self) -> Precision:
+        return self.activation.precision
+
+    @property
+    def parts(self) -> np.ndarray:
+        """Which part of the weights' slots counts in each row."""
+        ratio = weight_ratio(self.precision, self.weight.precision)
+        return (self.part + np.arange(len(self.weights))) % ratio
+
     def sums(self, bits: int) -> np.ndarray:
         """[M, N] as the array gives them."""
         if self.precision.is_float:
-            total = np.zeros((len(self.vectors), self.weights.shape[1]), np.uint16)
-            for row in range(len(self.weights)):
-                a = self.vectors[:, row, None] if row < self.depth else np.uint16(0)
-                total = dlfloat.fma_array(a, self.weights[row], total)
-            return total.astype(np.uint64)
-        a = unpack(self.vectors[:, :self.depth], Format(self.precision, self.activation_signed))
-        w = unpack(self.weights[:self.depth].T, Format(self.precision, self.weight_signed))
+            total = np.zeros((len(self.vectors), self.weights.shape[1]))
+            for row in range(self.depth):
+                a, w = self.vectors[:, row, None], self.weights[row]
+                if self.precision is Precision.FP16:
+                    total = dlfloat.fma_values(
+                        dlfloat.decode_array(a), dlfloat.decode_array(w), total)
+                else:
+                    left, right = fp8.of(self.activation), fp8.of(self.weight)
+                    total = fp8.fma2_values(
+                        left.decode_array(a & 0xFF), right.decode_array(w & 0xFF),
+                        left.decode_array(a >> 8), right.decode_array(w >> 8), total)
+            return dlfloat.encode_array(total).astype(np.uint64)
+        a = values(self.vectors[:, :self.depth], self.activation)
+        w = values(self.weights[:self.depth, :, None], self.weight)
+        per_slot = self.precision.per_slot
+        w = np.concatenate([w[row, :, part * per_slot:(part + 1) * per_slot]
+                            for row, part in enumerate(self.parts[:self.depth])], axis=1)
         return (a @ w.T % (1 << bits)).astype(np.uint64)
 
 
-def random_tile(config: CoreConfig, rng: np.random.Generator) -> Tile:
+def random_format(precision: Precision, bias: int, rng: np.random.Generator,
+                  odd: float = 0.0) -> Format:
+    signed = not precision.is_integer or rng.random() < 0.5
+    return Format(precision, signed, precision.is_integer and signed and rng.random() < odd, bias)
+
+
+def random_tile(config: CoreConfig, bias: int, rng: np.random.Generator) -> Tile:
     """Slots of any value, moderate ones (whose sums stay finite) or all at an extreme."""
     precision = rng.choice(np.array(config.formats, object))
+    partners = [p for p in config.formats if multipliable(precision, p)]
+    weight = random_format(rng.choice(np.array(partners, object)), bias, rng, odd=0.5)
+    ratio = weight_ratio(precision, weight.precision)
     vectors = config.minimum_tile_period + int(rng.integers(0, 3) * rng.integers(0, 9))
     kind = rng.integers(0, 4)
 
-    def slots(*shape: int) -> np.ndarray:
+    def slots(precision: Precision, *shape: int) -> np.ndarray:
         values = rng.integers(0, 1 << 16, shape, dtype=np.uint16)
-        if kind and precision.is_float:
+        if kind and precision is Precision.FP16:
             return values & 0x83FF | np.uint16(0x3800) - (values & np.uint16(0x0400))
+        if kind and precision.is_fp8:
+            return values & (0xBFBF if kind > 1 else 0x9F9F)
         if kind == 3:
             code = rng.choice([0, 1 << precision.bits - 1, (1 << precision.bits) - 1,
-                               (1 << precision.bits - 1) - 1])
+                               max(1, (1 << precision.bits - 1) - 1)])
             values[:] = code * (0xFFFF // ((1 << precision.bits) - 1))
         return values
 
-    return Tile(precision, *(not precision.is_float and rng.random() < 0.5 for _ in range(2)),
-                weights=slots(config.rows, config.column_lanes),
-                vectors=slots(vectors, config.rows),
-                depth=int(rng.integers(1, config.rows + 1)) if rng.random() < 0.5 else config.rows,
+    depth = int(rng.integers(1, config.rows + 1)) if rng.random() < 0.5 else config.rows
+    weights = slots(weight.precision, config.rows, config.column_lanes)
+    weights[depth:] = 0
+    return Tile(random_format(precision, bias, rng), weight, part=int(rng.integers(ratio)),
+                weights=weights, vectors=slots(precision, vectors, config.rows), depth=depth,
                 pause=int(rng.integers(0, 4) if rng.random() < 0.3 else 0))
 
 
@@ -75,7 +116,8 @@ def test_tiles_follow_each_other(name: str, rng: np.random.Generator) -> None:
     config = CONFIGS[name]
     array = Array(config=config)
     assert array.next_weights + 1 <= config.minimum_tile_period
-    tiles = [random_tile(config, rng) for _ in range(150)]
+    bias = int(rng.integers(16))
+    tiles = [random_tile(config, bias, rng) for _ in range(300)]
     starts, cycle = [], 2 + config.rows
     for tile in tiles:
         starts.append(cycle)
@@ -83,9 +125,12 @@ def test_tiles_follow_each_other(name: str, rng: np.random.Generator) -> None:
     cycles = cycle + array.latency + config.columns
 
     columns = {n: rng.integers(0, 2, cycles, dtype=np.uint64) for n in (
-        "activation_signed", "vector_weight_signed", "weight_signed", "overwrite", "last", "swap")}
+        "activation_signed", "vector_weight_signed", "vector_odd", "weight_signed", "overwrite",
+        "last", "swap")}
     columns |= {n: rng.choice([p.value for p in config.formats], cycles).astype(np.uint64)
-                for n in ("precision", "weight_precision")}
+                for n in ("precision", "weight_precision", "weight_target")}
+    columns["weight_part"] = rng.integers(0, 8, cycles, dtype=np.uint64)
+    columns["forward_bias"] = np.full(cycles, bias, np.uint64)
     columns["valid"] = np.zeros(cycles, np.uint64)
     columns["weight_valid"] = np.zeros(cycles, np.uint64)
     columns["mask"] = rng.integers(0, 1 << config.rows, cycles, dtype=np.uint64)
@@ -101,8 +146,11 @@ def test_tiles_follow_each_other(name: str, rng: np.random.Generator) -> None:
         columns["swap"][rows] = 0
         columns["swap"][start] = 1
         columns["precision"][rows] = tile.precision.value
-        columns["activation_signed"][rows] = tile.activation_signed
-        columns["vector_weight_signed"][rows] = tile.weight_signed
+        signs = tile.precision.is_integer and tile.weight.precision is Precision.BINARY
+        signed = tile.weight.signed and tile.weight.precision.is_integer
+        columns["activation_signed"][rows] = tile.activation.signed and tile.precision.is_integer
+        columns["vector_weight_signed"][rows] = signed or signs
+        columns["vector_odd"][rows] = tile.weight.odd or signs
         columns["mask"][rows] = (1 << tile.depth) - 1
         # As late as the rules allow, or as early.
         earliest = starts[i - 1] + array.next_weights if i else 0
@@ -112,8 +160,10 @@ def test_tiles_follow_each_other(name: str, rng: np.random.Generator) -> None:
         weights[rows] = tile.weights
         columns["weight_valid"][rows] = 1
         columns["weight_row"][rows] = np.arange(config.rows)
-        columns["weight_precision"][rows] = tile.precision.value
-        columns["weight_signed"][rows] = tile.weight_signed
+        columns["weight_precision"][rows] = tile.weight.precision.value
+        columns["weight_target"][rows] = tile.precision.value
+        columns["weight_signed"][rows] = signed
+        columns["weight_part"][rows] = tile.parts
 
     out = run_vectors(array, {**columns, "vector": words(vector), "weights": words(weights)})
     valid = np.zeros(cycles, np.uint64)
@@ -132,7 +182,7 @@ def test_tiles_follow_each_other(name: str, rng: np.random.Generator) -> None:
             column = first + n // config.lanes
             np.testing.assert_array_equal(
                 sums[column:column + len(tile.vectors), n], expected[:, n],
-                f"tile {i}, output {n}: {tile.precision}")
+                f"tile {i}, output {n}: {tile.activation} by {tile.weight}")
 
 
 def words(slots: np.ndarray) -> np.ndarray:

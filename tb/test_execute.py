@@ -20,21 +20,24 @@ from ulpcore.simulation import run_vectors
 from ulpsim import cycles_execute
 from ulpsim.config import EDGE, NANO, CoreConfig
 from ulpsim.cycles_execute import VECTOR_LATENCY
-from ulpsim.formats import Format, Precision
+from ulpsim.formats import Format, Precision, multipliable
+from ulpsim.integers import values
 from ulpsim.interpreter import Machine, check
 from ulpsim.isa import Cause, Instruction, Unit
-from ulpsim.matmul import matmul
+from ulpsim.matmul import matmul, weight_ratio
 
 SMALL_EDGE = dataclasses.replace(EDGE, name="small_edge", activation_bytes=4096,
-                                 weight_bytes=4096, accumulator_depth=64)
+                                 weight_bytes=4096, accumulator_depth=64,
+                                 formats=tuple(Precision))
 SMALL_NANO = dataclasses.replace(NANO, name="small_nano", activation_bytes=2048,
                                  weight_bytes=2048, accumulator_depth=32)
 TWO_ROWS = dataclasses.replace(SMALL_NANO, name="two_rows", rows=2, multiply_add_stages=2)
 CONFIGS = pytest.mark.parametrize("config", [SMALL_EDGE, SMALL_NANO, TWO_ROWS],
                                   ids=lambda c: c.name)
 TO_ARRAY = ("vector", "mask", "valid", "swap", "precision", "activation_signed",
-            "vector_weight_signed", "address", "overwrite", "last", "post", "weights",
-            "weight_valid", "weight_row", "weight_precision", "weight_signed")
+            "vector_weight_signed", "vector_odd", "address", "overwrite", "last", "post", "weights",
+            "weight_valid", "weight_row", "weight_precision", "weight_target", "weight_signed",
+            "weight_part")
 STATUS = ("retired", "retired_post", "fault", "fault_cause", "fault_index", "busy")
 
 
@@ -214,7 +217,11 @@ def expect(run: Run, machine: Machine, program: list[Instruction]) -> dict[str, 
             expected["swap"][at[0]] = 1
             expected["precision"][at] = instruction["precision"]
             expected["activation_signed"][at] = instruction["activation_signed"]
-            expected["vector_weight_signed"][at] = instruction["weight_signed"]
+            precision, weight_precision = (Precision(instruction[name]) for name in (
+                "precision", "weight_precision"))
+            signs = precision.is_integer and weight_precision is Precision.BINARY
+            expected["vector_weight_signed"][at] = instruction["weight_signed"] or signs
+            expected["vector_odd"][at] = instruction["weight_odd"] or signs
             expected["address"][at] = instruction["accumulator"] + np.arange(count)
             expected["overwrite"][at] = k == 0 and not instruction["accumulate"]
             expected["last"][at[-1]] = k + rows >= depth
@@ -222,15 +229,19 @@ def expect(run: Run, machine: Machine, program: list[Instruction]) -> dict[str, 
             given = at[0] - 1 + np.arange(rows)
             expected["weight_valid"][given] = 1
             expected["weight_row"][given] = np.arange(rows)
-            expected["weight_precision"][given] = instruction["precision"]
+            expected["weight_precision"][given] = weight_precision.value
+            expected["weight_target"][given] = precision.value
             expected["weight_signed"][given] = instruction["weight_signed"]
-            line = instruction["weights"] + k
-            expected["weights"][given[:used]] = machine.weights[line:line + used]
+            ratio = weight_ratio(precision, weight_precision)
+            line, part = np.divmod(k + np.arange(rows), ratio)
+            expected["weight_part"][given] = part
+            expected["weights"][given[:used]] = machine.weights[
+                instruction["weights"] + line[:used]]
     return expected
 
 
 def compare(run: Run, expected: dict[str, np.ndarray]) -> None:
-    for valid, names in (("valid", TO_ARRAY[:11]), ("weight_valid", TO_ARRAY[11:])):
+    for valid, names in (("valid", TO_ARRAY[:12]), ("weight_valid", TO_ARRAY[12:])):
         np.testing.assert_array_equal(run[valid], expected[valid], valid)
         given = expected[valid] == 1
         for name in names:
@@ -255,7 +266,10 @@ def random_instruction(config: CoreConfig, rng: np.random.Generator, **given) ->
     """A legal MATMUL."""
     while True:
         precision = config.formats[rng.integers(len(config.formats))]
-        signs = (0, 0) if precision.is_float else rng.integers(0, 2, 2)
+        precision = given.get("precision", precision)
+        partners = [p for p in config.formats if multipliable(precision, p)]
+        weight_precision = partners[rng.integers(len(partners))]
+        weight_signed = int(weight_precision.is_integer and rng.integers(2))
         depth = int(rng.choice([rng.integers(1, 2 * config.rows + 2), rng.integers(1, 41)]))
         length = int(rng.choice([1, 3, 5, 8, 9, 12, depth]))
         pitch = length + 8 * int(rng.integers(0, 5))
@@ -264,7 +278,9 @@ def random_instruction(config: CoreConfig, rng: np.random.Generator, **given) ->
             near = config.minimum_tile_period + int(rng.integers(-1, 2))
             counts = rng.permutation([1, 1, near])
         values = dict(
-            precision=precision, activation_signed=int(signs[0]), weight_signed=int(signs[1]),
+            precision=precision, weight_precision=weight_precision,
+            activation_signed=int(precision.is_integer and rng.integers(2)),
+            weight_signed=weight_signed, weight_odd=int(weight_signed and rng.integers(2)),
             accumulate=int(rng.integers(0, 2)), depth=depth, run_length=length, run_pitch=pitch,
             weights=int(rng.integers(0, config.weight_lines - depth + 1)),
             address=int(rng.integers(0, config.activation_slots)),
@@ -277,11 +293,6 @@ def random_instruction(config: CoreConfig, rng: np.random.Generator, **given) ->
             return instruction
 
 
-def integer_format(precision: int, signed: int) -> Format:
-    kind = Precision(precision)
-    return Format(kind, not kind.is_integer or bool(signed))
-
-
 def sums(run: Run, machine: Machine) -> np.ndarray:
     """Accumulators after what the array got: products of whole tiles, in order."""
     config = run.config
@@ -289,16 +300,30 @@ def sums(run: Run, machine: Machine) -> np.ndarray:
     swaps = np.flatnonzero(run["valid"] & run["swap"])
     for number, begin in enumerate(swaps):
         end = swaps[number + 1] if number + 1 < len(swaps) else run.cycles
-        current = run["weights"][begin - 1:begin - 1 + config.rows].astype(np.uint16)
+        given = slice(begin - 1, begin - 1 + config.rows)
+        current = run["weights"][given].astype(np.uint16)
         at = begin + np.flatnonzero(run["valid"][begin:end])
         mask = run["mask"][begin] >> np.arange(config.rows) & 1
         address = run["address"][at]
         old = np.where(run["overwrite"][at, None], 0, result[address]).astype(np.uint32)
-        result[address] = matmul(
-            run["vector"][at] * mask, current,
-            integer_format(run["precision"][begin], run["activation_signed"][begin]),
-            integer_format(run["precision"][begin], run["vector_weight_signed"][begin]),
-            config.rows, old)
+        precision, weight_precision = (Precision(run[name][cycle]) for name, cycle in (
+            ("precision", begin), ("weight_precision", begin - 1)))
+        activation = Format(precision, not precision.is_integer
+                            or bool(run["activation_signed"][begin]))
+        if precision.is_float:
+            result[address] = matmul(run["vector"][at] * mask, current, activation,
+                                     Format(weight_precision), config.rows, old)
+            continue
+        weight = Format(weight_precision,
+                        not weight_precision.is_integer or bool(run["weight_signed"][begin - 1]),
+                        weight_precision.is_integer and bool(run["vector_odd"][begin]))
+        used = np.flatnonzero(mask)
+        elements = values(current[used, :, None], weight)
+        parts = [range(part * precision.per_slot, (part + 1) * precision.per_slot)
+                 for part in run["weight_part"][given][used]]
+        result[address] = old + np.einsum(
+            "mke,kne->mn", values(run["vector"][at][:, used, None].astype(np.uint16), activation),
+            np.stack([elements[k][:, part] for k, part in enumerate(parts)]))
     return result
 
 
@@ -338,9 +363,9 @@ def test_no_cycle_is_lost(config, rng):
     """Back to back, at and beside the smallest tile that fills the array, in all precisions."""
     machine = loaded(config, rng)
     programs = [
-        [random_instruction(config, rng, precision=p, activation_signed=0, weight_signed=0,
-                            accumulate=0, accumulator=0, count_0=1, count_1=1, count_2=count,
-                            stride_2=3, address=8)
+        [random_instruction(config, rng, precision=p, weight_precision=p, activation_signed=0,
+                            weight_signed=0, weight_odd=0, accumulate=0, accumulator=0, count_0=1,
+                            count_1=1, count_2=count, stride_2=3, address=8)
          for p in (*config.formats, *config.formats)]
         for count in range(config.minimum_tile_period - 1, config.minimum_tile_period + 2)]
     runs = simulate([Run(config, machine, program, [0] * len(program)) for program in programs])
@@ -399,10 +424,23 @@ def faults(config: CoreConfig) -> list[tuple[Cause, dict[str, int]]]:
         (Cause.NONE, dict(address=slots - 1, depth=1, count_0=1, count_1=1, count_2=1)),
         (Cause.ILLEGAL_INSTRUCTION, dict(precision=Precision.FP16, activation_signed=1)),
         (Cause.ILLEGAL_INSTRUCTION, dict(precision=Precision.FP16, weight_signed=1, run_pitch=14)),
+        (Cause.ILLEGAL_INSTRUCTION, dict(weight_odd=1)),
+        (Cause.NONE, dict(weight_odd=1, weight_signed=1)),
+        (Cause.ILLEGAL_INSTRUCTION, dict(weight_precision=Precision.INT8)),
+        (Cause.ILLEGAL_INSTRUCTION, dict(weight_precision=Precision.FP16, weights=lines)),
+        (Cause.ILLEGAL_INSTRUCTION, dict(precision=Precision.FP16,
+                                         weight_precision=Precision.E4M3)),
+        (Cause.ILLEGAL_INSTRUCTION, dict(precision=Precision.BINARY,
+                                         weight_precision=Precision.INT2)),
+        # Two slots of activations to one of weights.
+        (Cause.NONE, dict(weight_precision=Precision.INT2, weights=lines - config.rows - 2)),
+        (Cause.WEIGHT_RANGE, dict(weight_precision=Precision.INT2,
+                                  weights=lines - config.rows - 1)),
         (Cause.MISALIGNED_ADDRESS, dict(run_pitch=14, weights=lines, address=slots)),
     ]
     if Precision.FP16 not in config.formats:
-        cases.append((Cause.UNSUPPORTED_FORMAT, dict(precision=Precision.FP16, weights=lines)))
+        cases += [(Cause.UNSUPPORTED_FORMAT, dict(precision=Precision.FP16, weights=lines)),
+                  (Cause.UNSUPPORTED_FORMAT, dict(weight_precision=Precision.BINARY))]
     # The last slot of the last vector, and one more.
     top = slots - 1 - (8 + 4 + 2) - int(window(Instruction("MATMUL", **good)).max())
     cases += [(Cause.NONE, dict(address=top)), (Cause.ACTIVATION_RANGE, dict(address=top + 1))]
@@ -413,9 +451,9 @@ def faults(config: CoreConfig) -> list[tuple[Cause, dict[str, int]]]:
 def test_faults(config, rng):
     machine = loaded(config, rng)
     cases = []
-    for cause, values in faults(config):
-        bad = Instruction("MATMUL", **values)
-        assert check(config, {}, bad) is cause, values
+    for cause, fields in faults(config):
+        bad = Instruction("MATMUL", **fields)
+        assert check(config, {}, bad) is cause, fields
         before = [random_instruction(config, rng) for _ in range(2)]
         if cause is Cause.NONE:
             cases.append((cause, [*before, bad], Run(config, machine, [*before, bad], [0] * 3)))

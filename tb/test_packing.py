@@ -7,13 +7,14 @@ import pytest
 from amaranth.hdl import Cat, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from ulpcore.packing import Mode, Packer, Packing
+from ulpcore.packing import PRECISION_BITS, Mode, Packer, Packing
 from ulpcore.simulation import run_vectors
 from ulpsim.formats import Format, Precision
 from ulpsim.integers import unpack
 
-FP16, INT8, INT4, INT2 = Precision
-SETS = [(FP16, INT8, INT4, INT2), (FP16, INT8), (INT8, INT2), (INT8, INT4), (INT4,), (INT2,)]
+FP16, INT8, INT4, INT2, E4M3, E5M2, BINARY = Precision
+SETS = [(FP16, INT8, INT4, INT2), (FP16, INT8), (INT8, INT2), (INT8, INT4), (INT4,), (INT2,),
+        tuple(Precision)]
 
 
 class DotProducts(wiring.Component):
@@ -21,7 +22,7 @@ class DotProducts(wiring.Component):
 
     activation: In(16)
     weight: In(16)
-    precision: In(2)
+    precision: In(PRECISION_BITS)
     activation_signed: In(1)
     weight_signed: In(1)
     low: Out(18)
@@ -59,7 +60,7 @@ def test_dot_products(formats: tuple[Precision, ...], rng: np.random.Generator) 
     a, b = (x.ravel().astype(np.uint16) for x in np.meshgrid(np.arange(256), np.arange(256)))
     other = rng.permutation(a.size)
     activations, weights = a | a[other] << 8, b | b[other] << 8
-    cases = [(p, s, t) for p in formats if not p.is_float
+    cases = [(p, s, t) for p in formats if p.is_integer
              for s, t in itertools.product((0, 1), repeat=2)]
     columns = [np.repeat(np.array(c), a.size)
                for c in zip(*((p.value, s, t) for p, s, t in cases), strict=True)]

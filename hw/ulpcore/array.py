@@ -11,9 +11,11 @@ from ulpsim.config import SLOT_BITS, CoreConfig
 from ulpsim.formats import Precision
 from ulpsim.isa import Unit
 
-from .packing import Mode, Packer
+from .offsets import SlotOffset, with_offset
+from .packing import PRECISION_BITS, Mode, Packer, is_any
 from .processing_element import Control, ProcessingElement
 from .verilog import once
+from .widening import PART_BITS, Widener, narrower
 
 __all__ = ["Array"]
 
@@ -47,15 +49,22 @@ class Array(wiring.Component):
         Rows whose slot counts; those of the others are taken as zero.
     valid, swap : In(1)
         A vector is given; it is the first one of a tile of weights.
-    precision : In(2), activation_signed, vector_weight_signed : In(1)
-        Precision of the vector and of the weights that it meets, and their signs.
+    precision : In(3), activation_signed, vector_weight_signed : In(1)
+        Precision of the vector, its sign and that of the weights that it meets: signed if they are
+        of BINARY beside integers.
+    vector_odd : In(1)
+        The weights that it meets are odd, or of BINARY beside integers.
     address, overwrite, last, post : In
         What leaves with the sums; see `Accumulators`.
     weights : In(columns * lanes x 16)
         Weight n goes to column n // lanes, lane n % lanes.
     weight_valid : In(1), weight_row : In
         A row of weights is given, and which.
-    weight_precision : In(2), weight_signed : In(1)
+    weight_precision : In(3), weight_target : In(3), weight_signed : In(1), weight_part : In(3)
+        Precision of these weights and of the activations that they will meet; which part of each
+        slot counts, if the weights are narrower.
+    forward_bias : In(4)
+        What is subtracted from the exponents of E4M3.
     sums : Out(columns * lanes x partial_sum_bits)
         Those of column c come c cycles after those of column 0. Not from registers: a code is
         made of a sum in floating point in the same cycle.
@@ -73,9 +82,10 @@ class Array(wiring.Component):
             "mask": In(config.rows),
             "valid": In(1),
             "swap": In(1),
-            "precision": In(2),
+            "precision": In(PRECISION_BITS),
             "activation_signed": In(1),
             "vector_weight_signed": In(1),
+            "vector_odd": In(1),
             "address": In(address),
             "overwrite": In(1),
             "last": In(1),
@@ -83,8 +93,11 @@ class Array(wiring.Component):
             "weights": In(data.ArrayLayout(SLOT_BITS, config.column_lanes)),
             "weight_valid": In(1),
             "weight_row": In(range(config.rows)),
-            "weight_precision": In(2),
+            "weight_precision": In(PRECISION_BITS),
+            "weight_target": In(PRECISION_BITS),
             "weight_signed": In(1),
+            "weight_part": In(PART_BITS),
+            "forward_bias": In(4),
             "sums": Out(data.ArrayLayout(unsigned(config.partial_sum_bits), config.column_lanes)),
             "sum_valid": Out(1),
             "sum_is_float": Out(1),
@@ -97,7 +110,8 @@ class Array(wiring.Component):
     @property
     def latency(self) -> int:
         """Cycles from a vector to its sums of column 0."""
-        return self.config.rows * self.config.multiply_add_stages + 3
+        config = self.config
+        return config.rows * config.multiply_add_stages + 1 + config.product_latency
 
     @property
     def next_weights(self) -> int:
@@ -119,6 +133,7 @@ class Array(wiring.Component):
         # West: row r is delayed r * stages cycles, then packed into a register. A slot that does
         # not count is zeroed first: the slot 0 is zero in every precision.
         activations, controls = [], []
+        offset: Value | None = None
         way = Cat(self.precision, self.activation_signed,
                   Mode.of(self.precision, self.activation_signed,
                           self.vector_weight_signed).as_value())
@@ -129,20 +144,43 @@ class Array(wiring.Component):
                 swap = delay(swap, stages, f"swap_{row}", reset_less=False)
             packer = Packer(formats=config.formats, weights=False)
             m.submodules[f"pack_row{row}"] = once(platform, packer, f"{config.name}_pack_row")
-            slot = self.vector[row] & self.mask[row].replicate(SLOT_BITS)
+            slot = delay(self.vector[row] & self.mask[row].replicate(SLOT_BITS), row * stages,
+                         f"slot_{row}")
             m.d.comb += [
-                packer.slot.eq(delay(slot, row * stages, f"slot_{row}")),
-                packer.precision.eq(way[:2]),
-                packer.is_signed.eq(way[2]),
+                packer.slot.eq(slot),
+                packer.precision.eq(way[:PRECISION_BITS]),
+                packer.is_signed.eq(way[PRECISION_BITS]),
+                packer.forward_bias.eq(self.forward_bias),
             ]
+            if config.has_integer:
+                slot_offset = SlotOffset(config=config)
+                m.submodules[f"offset_row{row}"] = once(platform, slot_offset,
+                                                        f"{config.name}_slot_offset")
+                m.d.comb += [
+                    slot_offset.slot.eq(slot),
+                    slot_offset.counts.eq(delay(self.mask[row], row * stages, f"counts_{row}")),
+                    slot_offset.precision.eq(way[:PRECISION_BITS]),
+                    slot_offset.is_signed.eq(way[PRECISION_BITS]),
+                ]
+                more = delay(slot_offset.offset, 1, f"offset_of_row_{row}")
+                if offset is not None:
+                    before = delay(offset, stages - 1, f"offset_before_{row}")
+                    more = (more + before)[:len(more)].as_signed()
+                offset = delay(more, 1, f"offset_{row}")
             activations.append(delay(packer.packed, 1, f"activation_{row}"))
             control = Signal(Control, name=f"control_{row}")
-            m.d.sync += [control.swap.eq(swap), control.mode.eq(way[3:])]
+            m.d.sync += [control.swap.eq(swap), control.mode.eq(way[PRECISION_BITS + 1:])]
             controls.append(control)
 
         # North: column c is delayed c cycles, then packed into a register.
         weights, loads = [], []
-        given = Cat(self.weight_precision, self.weight_signed)
+        # Integers are packed in the precision of the activations.
+        wide = is_any(self.weight_target, [p for p in config.formats if p.is_integer])
+        given = Cat(
+            Mux(wide, self.weight_target, self.weight_precision),
+            self.weight_signed | wide & (self.weight_precision == Precision.BINARY.value),
+            self.weight_precision, self.weight_target, self.weight_part)
+        widens = any(narrower(p, config) for p in config.formats)
         load = Signal(rows, name="load_row")
         m.d.comb += load.eq(self.weight_valid << self.weight_row)
         chosen: Value = load
@@ -156,10 +194,23 @@ class Array(wiring.Component):
                 packer = Packer(formats=config.formats, weights=True)
                 m.submodules[f"pack_column{index}"] = once(platform, packer,
                                                            f"{config.name}_pack_column")
+                weight = delay(self.weights[index], column, f"weight_{index}")
+                if widens:
+                    widener = Widener(config=config)
+                    m.submodules[f"widen_column{index}"] = once(platform, widener,
+                                                                f"{config.name}_widen_column")
+                    m.d.comb += [
+                        widener.slot.eq(weight),
+                        widener.is_signed.eq(given[PRECISION_BITS]),
+                        Cat(widener.precision, widener.target, widener.part).eq(
+                            given[PRECISION_BITS + 1:]),
+                    ]
+                    weight = widener.widened
                 m.d.comb += [
-                    packer.slot.eq(delay(self.weights[index], column, f"weight_{index}")),
-                    packer.precision.eq(given[:2]),
-                    packer.is_signed.eq(given[2]),
+                    packer.slot.eq(weight),
+                    packer.precision.eq(given[:PRECISION_BITS]),
+                    packer.is_signed.eq(given[PRECISION_BITS]),
+                    packer.forward_bias.eq(self.forward_bias),
                 ]
                 lanes.append(delay(packer.packed.as_value(), 1, f"packed_weight_{index}"))
             weights.append(Cat(*lanes))
@@ -187,10 +238,16 @@ class Array(wiring.Component):
                 activation, control = element.activation_east, element.control_east
                 north[column] = element.south
 
-        # South: a sum in floating point becomes a code.
+        # South: a sum in floating point becomes a code, one of odd or binary products its value.
         mixed = config.has_float and config.has_integer
-        is_float: Value = delay(self.precision == Precision.FP16.value, self.latency,
+        floats = [p for p in config.formats if p.is_float]
+        is_float: Value = delay(is_any(self.precision, floats), self.latency,
                                 "is_float") if mixed else Const(config.has_float, 1)
+        if config.has_integer:
+            is_binary = self.precision == Precision.BINARY.value
+            doubled = delay(Cat(self.vector_odd | is_binary, is_binary), self.latency, "doubled")
+            late = self.latency - ((rows - 1) * stages + 2)
+            offset = Mux(doubled[0], delay(offset, late, "offset"), 0)
         sideband = Cat(self.address, self.overwrite, self.last, self.post)
         m.d.comb += [
             self.sum_valid.eq(delay(self.valid, self.latency, "valid", reset_less=False)),
@@ -201,13 +258,15 @@ class Array(wiring.Component):
         for column in range(columns):
             if mixed and column:
                 is_float = delay(is_float, 1, f"is_float_column{column}")
+            if config.has_integer and column:
+                doubled = delay(doubled, 1, f"doubled_column{column}")
+                offset = delay(offset, 1, f"offset_column{column}")
             for lane in range(config.lanes):
                 south = north[column][lane]
-                if mixed:
-                    value = Mux(is_float, south.floating.encode(), south.integer.as_unsigned())
-                elif config.has_float:
+                if config.has_float:
                     value = south.floating.encode()
-                else:
-                    value = south.integer.as_unsigned()
+                if config.has_integer:
+                    integer = with_offset(south.integer, offset, *doubled)
+                    value = Mux(is_float, value, integer) if mixed else integer
                 m.d.comb += self.sums[column * config.lanes + lane].eq(value)
         return m

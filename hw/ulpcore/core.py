@@ -84,6 +84,7 @@ class Core(wiring.Component):
                            ("store", store)):
             connect_unit(m, getattr(sequencer, name), unit)
         self._connect_memories(m, load, special, store, activations, weights, parameters)
+        m.d.comb += array.forward_bias.eq(registers.forward_bias)
         self._connect_array(m, execute, array, accumulators, activations, weights)
         self._connect_special(m, special, accumulators, activations, parameters)
         return m
@@ -146,8 +147,9 @@ class Core(wiring.Component):
             execute.weight_read_data.eq(weights.read_data),
             *(getattr(array, name).eq(getattr(execute, name)) for name in (
                 "vector", "mask", "valid", "swap", "precision", "activation_signed",
-                "vector_weight_signed", "address", "overwrite", "last", "post", "weights",
-                "weight_valid", "weight_row", "weight_precision", "weight_signed")),
+                "vector_weight_signed", "vector_odd", "address", "overwrite", "last", "post",
+                "weights", "weight_valid", "weight_row", "weight_precision", "weight_target",
+                "weight_signed", "weight_part")),
             accumulators.sums.eq(array.sums),
             *(getattr(accumulators, name).eq(getattr(array, f"sum_{name}")) for name in (
                 "valid", "is_float", "address", "overwrite", "last", "post")),

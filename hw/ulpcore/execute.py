@@ -8,17 +8,18 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 from ulpsim.config import SLOT_BITS, CoreConfig
 from ulpsim.cycles_execute import VECTOR_LATENCY
-from ulpsim.formats import Precision
+from ulpsim.formats import Precision, multipliable
 from ulpsim.isa import INDEX_BITS, Cause, Unit
 
 from .addresses import AffineLoop, WindowWalker, saturate, saturating_add
 from .decoder import unit_layout
+from .packing import PRECISION_BITS, is_any
 from .scratchpad import SCRATCHPAD_READ_LATENCY, WEIGHT_READ_LATENCY, require_config
 from .unit import unit_members
+from .widening import PART_BITS, narrower
 
-__all__ = ["PRECISION_BITS", "Execute"]
+__all__ = ["Execute"]
 
-PRECISION_BITS = 2
 # From the beginning of a tile: its addresses are there after two cycles.
 assert VECTOR_LATENCY == 2 + SCRATCHPAD_READ_LATENCY
 # Row 0 of the weights goes to the array in the cycle before the vector that swaps them in.
@@ -50,7 +51,7 @@ class Execute(wiring.Component):
     `busy` falls in the cycle after the last instruction retired. `ulpsim.cycles_execute` is the
     same as a recurrence over instructions.
 
-    Faults, the first one of this order: ILLEGAL_INSTRUCTION (signed FP16), UNSUPPORTED_FORMAT,
+    Faults, the first one of this order: ILLEGAL_INSTRUCTION, UNSUPPORTED_FORMAT,
     MISALIGNED_ADDRESS, WEIGHT_RANGE are seen before the first vector; ACCUMULATOR_RANGE in the
     first tile, at the vector that has no accumulator; ACTIVATION_RANGE at the end of the first
     tile with a row beyond the scratchpad. Vectors before that one have reached the array then;
@@ -69,8 +70,9 @@ class Execute(wiring.Component):
         Gather port of the `ActivationScratchpad`.
     weight_read_enable : Out(1), weight_read_line : Out, weight_read_data : In(N slots)
         Read port of the `WeightScratchpad`.
-    vector, mask, valid, swap, precision, activation_signed, vector_weight_signed, address,
-    overwrite, last, post, weights, weight_valid, weight_row, weight_precision, weight_signed : Out
+    vector, mask, valid, swap, precision, activation_signed, vector_weight_signed, vector_odd,
+    address, overwrite, last, post, weights, weight_valid, weight_row, weight_precision,
+    weight_target, weight_signed, weight_part : Out
         The inputs of the `Array`. Rows of a tile beyond `depth` are not in the mask, and their
         weights are zero.
     completed : In(1), completed_post : In(4)
@@ -98,6 +100,7 @@ class Execute(wiring.Component):
     precision: Signal
     activation_signed: Signal
     vector_weight_signed: Signal
+    vector_odd: Signal
     address: Signal
     overwrite: Signal
     last: Signal
@@ -106,7 +109,9 @@ class Execute(wiring.Component):
     weight_valid: Signal
     weight_row: Signal
     weight_precision: Signal
+    weight_target: Signal
     weight_signed: Signal
+    weight_part: Signal
     completed: Signal
     completed_post: Signal
 
@@ -126,11 +131,12 @@ class Execute(wiring.Component):
             "weight_read_data": In(line),
             "vector": Out(data.ArrayLayout(SLOT_BITS, rows)), "mask": Out(rows),
             "valid": Out(1), "swap": Out(1), "precision": Out(PRECISION_BITS),
-            "activation_signed": Out(1), "vector_weight_signed": Out(1),
+            "activation_signed": Out(1), "vector_weight_signed": Out(1), "vector_odd": Out(1),
             "address": Out(self.accumulator_bits), "overwrite": Out(1),
             "last": Out(1), "post": Out(len(Unit)),
             "weights": Out(line), "weight_valid": Out(1), "weight_row": Out(range(rows)),
-            "weight_precision": Out(PRECISION_BITS), "weight_signed": Out(1),
+            "weight_precision": Out(PRECISION_BITS), "weight_target": Out(PRECISION_BITS),
+            "weight_signed": Out(1), "weight_part": Out(PART_BITS),
             "completed": In(1), "completed_post": In(len(Unit)),
         })
 
@@ -190,10 +196,10 @@ class Execute(wiring.Component):
         sent = _delay(m, feeder.sent, SCRATCHPAD_READ_LATENCY, "sent")
         row = _delay(m, reader.row, WEIGHT_READ_LATENCY, "row")
         m.d.comb += [getattr(self, name).eq(getattr(sent, name)) for name in (
-            "mask", "swap", "precision", "activation_signed", "vector_weight_signed", "address",
-            "overwrite", "last", "post")]
+            "mask", "swap", "precision", "activation_signed", "vector_weight_signed", "vector_odd",
+            "address", "overwrite", "last", "post")]
         m.d.comb += [getattr(self, name).eq(getattr(row, name)) for name in (
-            "weight_row", "weight_precision", "weight_signed")]
+            "weight_row", "weight_precision", "weight_target", "weight_signed", "weight_part")]
 
 
 def _delay(m: Module, value: Any, cycles: int, name: str) -> Any:
@@ -202,6 +208,22 @@ def _delay(m: Module, value: Any, cycles: int, name: str) -> Any:
         m.d.sync += later.eq(value)
         value = later
     return value
+
+
+def _signs(instruction: Any) -> Value:
+    """Whether weights of BINARY multiply integers, as signs."""
+    return ((instruction.weight_precision == Precision.BINARY.value)
+            & (instruction.precision != Precision.BINARY.value))
+
+
+def _ratio_log2(instruction: Any, config: CoreConfig) -> Value:
+    """log2 of how many slots of activations one slot of weights serves, if the pair is allowed."""
+    pairs = [(p, q, exact_log2(p.bits // q.bits)) for p in config.formats
+             for q in narrower(p, config)]
+    same = [(instruction.precision == p.value) & (instruction.weight_precision == q.value)
+            for p, q, _ in pairs]
+    return Cat(Cat(matches for matches, (_, _, log2) in zip(same, pairs, strict=True)
+                   if log2 >> bit & 1).any() for bit in range(2))
 
 
 def _tile_layout(config: CoreConfig) -> data.StructLayout:
@@ -286,16 +308,26 @@ class _Walker(wiring.Component):
         return m
 
     def _cause(self, m: Module, instruction: Any) -> Value:
-        """What is wrong with the instruction itself, two cycles after it was taken."""
+        """What is wrong with the instruction itself, three cycles after it was taken."""
         config = self.config
-        known = Cat(instruction.precision == p.value for p in config.formats).any()
-        is_signed = instruction.activation_signed | instruction.weight_signed
+        precision, weight_precision = instruction.precision, instruction.weight_precision
+        integers = [p for p in Precision if p.is_integer]
+        means_nothing = (
+            instruction.activation_signed & ~is_any(precision, integers)
+            | instruction.weight_signed & ~is_any(weight_precision, integers)
+            | instruction.weight_odd & ~instruction.weight_signed)
+        fits = Cat((precision == p.value) & is_any(
+            weight_precision, [q for q in Precision if multipliable(p, q)])
+            for p in Precision).any()
+        known = is_any(precision, config.formats) & is_any(weight_precision, config.formats)
         low = exact_log2(config.residues)
         gap = instruction.run_pitch[:low] - instruction.run_length[:low]
-        last_line = instruction.weights + instruction.depth - 1
+        # Lines of weights after the first one.
+        lines = Signal(len(instruction.depth))
+        m.d.sync += lines.eq((instruction.depth - 1) >> _ratio_log2(instruction, config))
+        last_line = instruction.weights + lines
         rules = [
-            ((instruction.precision == Precision.FP16.value) & is_signed,
-             Cause.ILLEGAL_INSTRUCTION),
+            (~fits | means_nothing, Cause.ILLEGAL_INSTRUCTION),
             (~known, Cause.UNSUPPORTED_FORMAT),
             ((instruction.depth > instruction.run_length) & gap[:low].any(),
              Cause.MISALIGNED_ADDRESS),
@@ -331,7 +363,7 @@ class _Feeder(wiring.Component):
         self.accumulator_bits = exact_log2(config.accumulator_depth)
         self.sideband = data.StructLayout({
             "mask": unsigned(config.rows), "swap": 1, "precision": unsigned(PRECISION_BITS),
-            "activation_signed": 1, "vector_weight_signed": 1,
+            "activation_signed": 1, "vector_weight_signed": 1, "vector_odd": 1,
             "address": unsigned(self.accumulator_bits), "overwrite": 1, "last": 1,
             "post": unsigned(len(Unit)), "index": unsigned(INDEX_BITS),
         })
@@ -410,7 +442,8 @@ class _Feeder(wiring.Component):
             self.sent.swap.eq(loop.first),
             self.sent.precision.eq(instruction.precision),
             self.sent.activation_signed.eq(instruction.activation_signed),
-            self.sent.vector_weight_signed.eq(instruction.weight_signed),
+            self.sent.vector_weight_signed.eq(instruction.weight_signed | _signs(instruction)),
+            self.sent.vector_odd.eq(instruction.weight_odd | _signs(instruction)),
             self.sent.address.eq(accumulator),
             self.sent.overwrite.eq(tile.first & ~instruction.accumulate),
             self.sent.last.eq(tile.last & loop.last),
@@ -450,7 +483,8 @@ class _WeightReader(wiring.Component):
         self.config = config
         self.sideband = data.StructLayout({
             "weight_row": range(config.rows), "weight_precision": unsigned(PRECISION_BITS),
-            "weight_signed": 1,
+            "weight_target": unsigned(PRECISION_BITS), "weight_signed": 1,
+            "weight_part": unsigned(PART_BITS),
         })
         super().__init__({
             "begin": In(1), "tile": In(_tile_layout(config)),
@@ -465,19 +499,25 @@ class _WeightReader(wiring.Component):
         line = Signal.like(self.line)
         row = Signal(self.sideband)
         mask = Signal(config.rows)
+        # Parts of a slot, less 1.
+        parts = Signal(PART_BITS)
+        with m.If(active):
+            m.d.sync += row.weight_part.eq((row.weight_part + 1) & parts)
+            with m.If(row.weight_part == parts):
+                m.d.sync += line.eq(line + 1)
         with m.If(self.begin):
             instruction = self.tile.instruction
             m.d.sync += [active.eq(1), row.weight_row.eq(0), mask.eq(self.tile.mask),
-                         row.weight_precision.eq(instruction.precision),
+                         row.weight_precision.eq(instruction.weight_precision),
+                         row.weight_target.eq(instruction.precision),
                          row.weight_signed.eq(instruction.weight_signed)]
             with m.If(self.tile.first):
-                m.d.sync += line.eq(instruction.weights)
+                m.d.sync += [line.eq(instruction.weights), row.weight_part.eq(0),
+                             parts.eq((1 << _ratio_log2(instruction, config)) - 1)]
         with m.Elif(active):
             m.d.sync += [row.weight_row.eq(row.weight_row + 1), mask.eq(mask >> 1)]
             with m.If(row.weight_row == config.rows - 1):
                 m.d.sync += active.eq(0)
-        with m.If(active):
-            m.d.sync += line.eq(line + 1)
         m.d.comb += [
             self.valid.eq(_delay(m, active, _WEIGHT_DELAY, "valid")),
             self.enable.eq(_delay(m, active & mask[0], _WEIGHT_DELAY, "enable")),

@@ -202,6 +202,16 @@ class CoreConfig:
         return any(not p.is_float for p in self.formats)
 
     @cached_property
+    def has_fp8(self) -> bool:
+        return any(p.is_fp8 for p in self.formats)
+
+    @cached_property
+    def product_latency(self) -> int:
+        """Cycles from an activation in an element of the array to its product; two more where
+        the products of a slot's two FP8 elements are added."""
+        return 4 if self.has_fp8 else 2
+
+    @cached_property
     def row_scalars(self) -> int:
         """Scalars of rows that the special-function unit holds."""
         return self.accumulator_depth if self.special_functions else 0

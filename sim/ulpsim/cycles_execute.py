@@ -18,13 +18,10 @@ __all__ = ["VECTOR_LATENCY", "Execute", "finish_latency"]
 
 #: Cycles from the beginning of a tile to its first vector at the array.
 VECTOR_LATENCY = 5
-#: Cycles from a vector to its sums of column 0, beside those of the rows.
-_ARRAY_EDGES = 3
-
 
 def finish_latency(config: CoreConfig) -> int:
     """Cycles from an instruction's last vector at the array until it retires."""
-    array = config.rows * config.multiply_add_stages + _ARRAY_EDGES
+    array = config.rows * config.multiply_add_stages + 1 + config.product_latency
     return array + config.columns - 1 + config.accumulate_latency
 
 
