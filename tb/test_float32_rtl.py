@@ -1,17 +1,17 @@
 """FP32 operators against `ulpsim.float32`: every pair of edge cases and a million random ones."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module, ValueLike
+from amaranth.hdl import Const, Module, ValueLike
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from ulpcore import float32 as rtl
 from ulpcore.simulation import run_vectors
 from ulpsim import float32
-from ulpsim.formats import FORMATS
+from ulpsim.formats import FORMATS, Format, Precision
 
 _RANDOM = 1_000_000
 _FRACTIONS = (0, 1, 2, 0x1FFF, 0x2000, 0x2001, 0x400000, 0x7FFFFE, 0x7FFFFF)
@@ -125,11 +125,44 @@ def test_from_integer(rng: np.random.Generator) -> None:
     _check(rtl.FromInteger(), 3, expected, value=value, convert=convert)
 
 
-def test_to_dlfloat(rng: np.random.Generator) -> None:
-    halves = np.arange(1 << 18, dtype=np.uint32) << 13      # every code of 10 bits, ties included
-    value = np.concatenate([_edges(), halves, halves + 0x80000000 - 1, halves ^ 0x80000001,
-                            _random(rng, _RANDOM, 90, 164)]).astype(np.uint32)
-    _check(rtl.ToDlfloat(), 1, float32.to_dlfloat_array(value), value=value)
+def _floats(precisions: Sequence[Precision]) -> list[Format]:
+    return [Format(p, bias=bias) for p in precisions
+            for bias in (range(16) if p is Precision.E4M3 else [15])]
+
+
+@pytest.mark.parametrize("precisions", [
+    (Precision.FP16,), (Precision.FP16, Precision.E4M3), (Precision.FP16, Precision.E5M2),
+    (Precision.FP16, Precision.E4M3, Precision.E5M2)],
+    ids=lambda precisions: "_".join(p.name for p in precisions))
+def test_to_float(rng: np.random.Generator, precisions: tuple[Precision, ...]) -> None:
+    """Every value with as many bits as a tie has, its neighbours, and random ones, for every
+    bias."""
+    blocks = []
+    for target in _floats(precisions):
+        is_half = target.precision is Precision.FP16
+        exact = np.arange(1 << (18 if is_half else 13), dtype=np.uint32) << (13 if is_half else 18)
+        blocks.append(np.concatenate([
+            _edges(), exact, exact + 0x80000000 - 1, exact ^ 0x80000001,
+            _random(rng, _RANDOM if is_half else 20_000, 90, 164)]).astype(np.uint32))
+    # A register holds what depends on the format alone: the first result of each is left out.
+    value = np.concatenate([np.concatenate([block[:1], block]) for block in blocks])
+    lengths = [len(block) + 1 for block in blocks]
+    inputs = {
+        "value": value,
+        "precision": np.repeat([f.precision.value for f in _floats(precisions)], lengths),
+        "forward_bias": np.repeat([f.bias for f in _floats(precisions)], lengths)}
+    result = run_vectors(rtl.ToFloat(formats=precisions), {
+        name: np.append(v, v[-1]).astype(np.uint32) for name, v in inputs.items()})["result"]
+    end = 0
+    for target, block in zip(_floats(precisions), blocks, strict=True):
+        begin, end = end + 1, end + 1 + len(block)
+        expected = float32.to_code_array(block, target)
+        # The last one is shown beside the next format.
+        wrong = np.flatnonzero(result[begin + 1:end] != expected[:-1])
+        assert not len(wrong), (
+            f"{len(wrong)} of {len(block)} differ to {target} with bias {target.bias}, first "
+            f"{block[wrong[0]]:#010x}: {result[begin + 1 + wrong[0]]:#06x}, not "
+            f"{expected[wrong[0]]:#06x}")
 
 
 @pytest.mark.parametrize("name", [
@@ -170,6 +203,17 @@ def test_combinational(rng: np.random.Generator, name: str, function: Callable,
                        model: Callable) -> None:
     a, b = _edges_and_pairs(rng, 200_000)
     _check(_Combinational(function), 0, model(a, b), a=a, b=b)
+
+
+def test_from_fp8() -> None:
+    """Every code with every bias."""
+    code, bias = (x.ravel().astype(np.uint32) for x in np.meshgrid(np.arange(256), np.arange(16)))
+    for backward in (False, True):
+        expected = np.concatenate([
+            float32.from_code_array(code[bias == b], Format(
+                Precision.E5M2 if backward else Precision.E4M3, bias=b)) for b in range(16)])
+        _check(_Combinational(lambda a, b, backward=backward: rtl.from_dlfloat(
+            rtl.fp8_to_dlfloat(a[:8], Const(backward), b[:4]))), 0, expected, a=code, b=bias)
 
 
 def test_from_dlfloat() -> None:

@@ -84,7 +84,7 @@ class Core(wiring.Component):
                            ("store", store)):
             connect_unit(m, getattr(sequencer, name), unit)
         self._connect_memories(m, load, special, store, activations, weights, parameters)
-        m.d.comb += array.forward_bias.eq(registers.forward_bias)
+        m.d.comb += [block.forward_bias.eq(registers.forward_bias) for block in (array, special)]
         self._connect_array(m, execute, array, accumulators, activations, weights)
         self._connect_special(m, special, accumulators, activations, parameters)
         return m

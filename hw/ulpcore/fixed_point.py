@@ -5,11 +5,13 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from ulpsim.config import CoreConfig
 from ulpsim.fixed_point import FRACTION_BITS, MULTIPLIER_BITS, SHIFT_BITS
+from ulpsim.formats import Precision
 from ulpsim.isa import Pool
 
 from .accumulators import ACCUMULATOR_BITS
 from .float32 import delay
 from .scratchpad import PARAMETER_BITS
+from .unit import precision_bits
 
 __all__ = ["FixedPointLane"]
 
@@ -24,18 +26,15 @@ class FixedPointLane(wiring.Component):
     -------
     accumulator : In(32), cycle 8
     residual_code : In(16), cycle 7
-        An integer, extended to 16 bits.
+        An integer (BINARY: 1 or -1), extended to 16 bits.
     parameters : In(128), cycles 8 (multiplier, shift, residual multiplier), 12 (bias), 16 (upper
         bound)
     window_first : In(1), cycle 17
         The element is the first one of its window.
     result : Out(16), cycle 23
-        An integer stands in the lowest bits.
+        An element of fewer bits stands in the lowest ones.
     The other inputs, `fields`, are fields of the instruction.
     """
-
-    fields = {"relu": 1, "clip": 1, "residual": 1, "pool": 2, "output_precision": 2,
-              "output_signed": 1}
 
     accumulator: Signal
     residual_code: Signal
@@ -45,6 +44,9 @@ class FixedPointLane(wiring.Component):
 
     def __init__(self, *, config: CoreConfig) -> None:
         self.config = config
+        self.fields = {"relu": 1, "clip": 1, "residual": 1, "pool": 2,
+                       "output_precision": precision_bits(config.special_formats),
+                       "output_signed": 1}
         super().__init__({
             "accumulator": In(ACCUMULATOR_BITS), "parameters": In(PARAMETER_BITS),
             "residual_code": In(16), "window_first": In(1), "result": Out(16),
@@ -117,12 +119,16 @@ class FixedPointLane(wiring.Component):
         rounded = delay(m, rounded, 1, name="rounded")
         highest = Signal(8, name="highest")
         with m.Switch(self.output_precision):
-            for p in self.config.formats:
-                with m.Case(p.value):
-                    m.d.comb += highest.eq(Cat(Const(-1, p.bits - 1), ~self.output_signed))
+            for p in self.config.special_formats:
+                if p.is_integer:
+                    with m.Case(p.value):
+                        m.d.comb += highest.eq(Cat(Const(-1, p.bits - 1), ~self.output_signed))
         sign = rounded[-1]
         # Clamped if a bit above the format differs from the sign.
         differs = ((rounded[:24] ^ sign.replicate(24)) & ~Cat(highest, Const(0, 16))).any()
         result = Mux(differs, highest ^ sign.replicate(8), rounded[:8])
         result = result & ~(sign & ~self.output_signed).replicate(8)
+        if Precision.BINARY in self.config.special_formats:
+            positive = delay(m, ~pooled[31], 1, name="positive")
+            result = Mux(self.output_precision == Precision.BINARY.value, positive, result)
         return delay(m, result, 1, name="result_out")

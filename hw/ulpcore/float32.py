@@ -5,19 +5,23 @@ A value is its 32 bits; subnormal inputs count as zero and every input with an e
 reset: what comes out in the first cycles has no meaning.
 """
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike
+from collections.abc import Sequence
+
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, ValueLike
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from ulpsim.formats import Precision
 
 __all__ = [
     "NAN",
     "Add",
     "FromInteger",
     "Multiply",
-    "ToDlfloat",
+    "ToFloat",
     "ToInteger",
     "canonical",
     "delay",
+    "fp8_to_dlfloat",
     "from_dlfloat",
     "less",
     "maximum",
@@ -98,6 +102,20 @@ def from_dlfloat(code: ValueLike) -> Value:
     # 127 - 31 = 0b01100000 is added to the exponent: only its highest bit meets a bit of that.
     wide = Cat(Const(0, 14), fraction, exponent[:5], ~exponent[5], ~exponent[5], exponent[5], sign)
     return Mux(code[:15].all(), NAN, wide & code[:15].any().replicate(32))
+
+
+def fp8_to_dlfloat(code: ValueLike, backward: ValueLike, forward_bias: ValueLike) -> Value:
+    """An FP8 code as DLFloat16: exact. Combinational.
+
+    E5M2 if `backward`, else E4M3 with the bias `forward_bias` (4 bits).
+    """
+    code, backward = Value.cast(code), Value.cast(backward)[0]
+    # DLFloat16's exponent is 16 higher than E5M2's, and than E4M3's plus 15 - bias; those are
+    # less than 32, so that adding 16 meets their highest bit alone.
+    exponent = Mux(backward, code[2:7], (code[3:7] + ~Value.cast(forward_bias)[:4])[:5])
+    fraction = Mux(backward, Cat(Const(0, 1), code[:2]), code[:3])
+    wide = Cat(Const(0, 6), fraction, exponent[:4], ~exponent[4], exponent[4], code[7])
+    return (wide | Cat(code[:7].all().replicate(15))) & code[:7].any().replicate(16)
 
 
 def _rounded_result(m: Module, sign: Value, magnitude: Value, exponent: Value, carry: Value,
@@ -343,26 +361,60 @@ class FromInteger(wiring.Component):
         return m
 
 
-class ToDlfloat(wiring.Component):
-    """`result` = the DLFloat16 code nearest to `value`, ties up in magnitude, 1 cycle later."""
+class ToFloat(wiring.Component):
+    """`result` = the code nearest to `value`, ties up in magnitude, 1 cycle later.
 
-    value: In(32)
-    result: Out(16)
+    Parameters
+    ----------
+    formats
+        FP16, and those of FP8 that are to be built.
+
+    Members
+    -------
+    precision : In(Precision), forward_bias : In(4)
+        The format, one of `formats`, and the bias of E4M3. Constant from the cycle before the
+        value to that of its result.
+    result : Out(16)
+        FP8 stands in the lower byte.
+    """
 
     latency = 1
 
+    def __init__(self, *, formats: Sequence[Precision] = (Precision.FP16,)) -> None:
+        self.formats = formats
+        super().__init__({"value": In(32), "precision": In(Shape.cast(Precision)),
+                          "forward_bias": In(4), "result": Out(16)})
+
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        # 9 bits of fraction and the exponent, still with FP32's bias: 96, or 3 << 5, too high.
-        rounded = _named(m, (Cat(Const(1, 1), self.value[14:31])
-                             + Cat(self.value[13]))[1:19], "rounded")
-        high = rounded[14:]
-        code = Cat(rounded[:14], high[2])
-        underflow = (high < 3) | ~code.any()
-        overflow = (high > 4) | code.all()
-        result = Mux(overflow, _DLFLOAT_NAN,
-                     Cat(code, _sign(self.value)) & ~underflow.replicate(16))
-        m.d.comb += self.result.eq(delay(m, result, 1, name="result_out"))
+
+        def chosen(precision: Precision) -> Value:
+            if precision not in self.formats:
+                return Const(0, 1)
+            return _named(m, self.precision == precision.value, f"is_{precision.name.lower()}")
+
+        forward, backward = chosen(Precision.E4M3), chosen(Precision.E5M2)
+        half = _named(m, ~(forward | backward), "is_fp16")
+        # One sum rounds and takes the difference of the biases from the exponent: 96 = 128 - 32,
+        # 112 = 128 - 16, or for E4M3 127 - bias = 128 - (bias + 1).
+        exponent = Cat(Const(0, 4), backward) | Mux(forward, self.forward_bias + 1, 0)
+        addend = Cat(half, Const(0, 5), forward, backward, Const(0, 2), exponent[:5], half,
+                     Const(0b110, 3))
+        if len(self.formats) > 1:
+            addend = delay(m, addend, 1, name="addend")
+        rounded = _named(m, (self.value[13:31] + addend)[:19], "rounded")
+
+        # Exponent and fraction of FP16; of them FP8 has neither the lowest bits nor the highest.
+        code, beyond, negative = rounded[1:16], rounded[16:18], rounded[18]
+        has = Cat(half.replicate(6), half | forward, Const(-1, 6), ~forward, half)
+        beyond = beyond.any() | (code & ~has)[13:].any()
+        zero = delay(m, negative | ~(code & has).any(), 1, name="zero")
+        no_number = delay(m, ~negative & (beyond | (code | ~has).all()), 1, name="no_number")
+        code, sign = delay(m, code, 1, name="code"), delay(m, _sign(self.value), 1, name="sign")
+        magnitude = Mux(no_number, _DLFLOAT_NAN, code & ~zero.replicate(15))
+        sign = sign & ~no_number & ~zero
+        fp8 = Cat(Mux(forward, magnitude[6:13], magnitude[7:14]), sign)
+        m.d.comb += self.result.eq(Mux(half, Cat(magnitude, sign), fp8))
         return m
 
 

@@ -37,7 +37,7 @@ later, 38 + 4 T + ... with `special_functions` and 50 + 4 T + ... if it reduces
 cycle.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
@@ -57,9 +57,10 @@ from .float32 import (
     Add,
     FromInteger,
     Multiply,
-    ToDlfloat,
+    ToFloat,
     ToInteger,
     delay,
+    fp8_to_dlfloat,
     from_dlfloat,
     less,
 )
@@ -72,7 +73,7 @@ from .scratchpad import (
     ScratchpadRead,
     ScratchpadWrite,
 )
-from .unit import unit_members
+from .unit import precision_bits, unit_members
 from .verilog import once
 
 __all__ = ["Special"]
@@ -118,6 +119,8 @@ class Special(wiring.Component):
         Read port of the parameter memory.
     activation_read : Out(ScratchpadRead()), activation_write : Out(ScratchpadWrite())
         The shared port in the phases 2 and 3.
+    forward_bias : In(4)
+        Bias of E4M3; constant while the unit is busy.
     """
 
     def __init__(self, *, config: CoreConfig) -> None:
@@ -136,6 +139,7 @@ class Special(wiring.Component):
             "parameters": In(data.ArrayLayout(PARAMETER_BITS, config.special_lanes)),
             "activation_read": Out(ScratchpadRead(banks=config.banks)),
             "activation_write": Out(ScratchpadWrite(banks=config.banks)),
+            "forward_bias": In(4),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -231,8 +235,7 @@ class Special(wiring.Component):
                                    + Cat(phase[0], ~phase[1])),
             self.activation_write.enable.eq(written.window_last & ~written.reduces & ~halted),
             self.activation_write.address.eq(written.address),
-            self.activation_write.count.eq(
-                self._slots(m, instruction.output_precision[:2], "write")),
+            self.activation_write.count.eq(self._slots(m, instruction, "output", "write")),
         ]
         retires = (phase == _BEGIN) & ~halted & (
             (written.last & ~written.reduces) | (reduced.last & reduced.reduces))
@@ -257,6 +260,7 @@ class Special(wiring.Component):
                 lane.residual_code.eq(self._code(m, residual, instruction, "residual", i,
                                                  4 if extended else 1)),
                 lane.window_first.eq(window_first),
+                *([lane.forward_bias.eq(self.forward_bias)] if config.has_float else []),
                 *(getattr(lane, name).eq(instruction[name]) for name in lane.fields),
                 result.eq(lane.result),
             ]
@@ -270,7 +274,7 @@ class Special(wiring.Component):
                     getattr(table, f"index_{i}").eq(lane.index),
                     lane.entry.eq(getattr(table, f"entry_{i}")),
                 ]
-        self._assemble(m, instruction.output_precision[:2], results)
+        self._assemble(m, instruction, results)
         return m
 
     def _read(self, m: Module, instruction: data.View, addresses: "_Addresses", enters: Value,
@@ -280,7 +284,7 @@ class Special(wiring.Component):
         residual = Signal(read.data.shape(), name="residual", reset_less=True)
         source = Signal(read.data.shape(), name="source", reset_less=True)
         arrives = self.phase == (_END + SCRATCHPAD_READ_LATENCY) % self.config.phases
-        residual_slots = self._slots(m, instruction.residual_precision[:2], "residual")
+        residual_slots = self._slots(m, instruction, "residual", "residual")
         if not self.config.special_functions:
             # Fixed point needs the accumulators two turns later.
             accumulator = addresses.accumulator
@@ -312,8 +316,8 @@ class Special(wiring.Component):
                           & (instruction.source == Source.ACTIVATIONS.value)),
             read.enable.eq(due | source_due),
             read.address.eq(Mux(due, delayed[-1].address, addresses.accumulator)),
-            read.count.eq(Mux(due, residual_slots, self._slots(
-                m, instruction.source_precision[:2], "source"))),
+            read.count.eq(Mux(due, residual_slots,
+                              self._slots(m, instruction, "source", "source"))),
         ]
         with m.If(turn_ends):
             m.d.sync += [
@@ -367,37 +371,49 @@ class Special(wiring.Component):
         ]
         return stages[1], stages[2]
 
-    def _slots(self, m: Module, precision: Value, name: str) -> Signal:
-        """Slots of a vector of that precision."""
+    def _precision(self, instruction: data.View, name: str) -> Value:
+        """A precision of the instruction, as many bits as those have that the unit knows."""
+        return instruction[f"{name}_precision"][:precision_bits(self.config.special_formats)]
+
+    def _slots(self, m: Module, instruction: data.View, vector: str, name: str) -> Signal:
+        """Slots of a vector (source, residual or output) of the instruction."""
         slots = Signal(range(self.config.banks + 1), name=f"{name}_slots")
-        with m.Switch(precision):
-            for p in self.config.formats:
-                with m.Case(p.value):
-                    m.d.comb += slots.eq(self.config.column_lanes // p.per_slot)
+        with m.Switch(self._precision(instruction, vector)):
+            for bits, codes in self._sizes():
+                with m.Case(*codes):
+                    m.d.comb += slots.eq(self.config.column_lanes * bits // 16)
         return slots
+
+    def _sizes(self) -> Iterable[tuple[int, list[int]]]:
+        """The sizes of elements in bits, each with the codes of its precisions."""
+        sizes: dict[int, list[int]] = {}
+        for p in self.config.special_formats:
+            sizes.setdefault(p.bits, []).append(p.value)
+        return sizes.items()
 
     def _error(self, m: Module, instruction: data.View, addresses: "_Addresses") -> Signal:
         """The first rule that the instruction breaks, as far as it has come.
 
-        The decoder lets no precision of more than two bits pass, nor another pool, source or
-        function.
+        The decoder lets no precision, pool, source or function pass that there is not.
         """
         config, extended = self.config, self.config.special_functions
         error = Signal(Cause)
 
-        def is_float(name: str) -> Value:
-            return instruction[f"{name}_precision"][:2] == Precision.FP16.value
+        def is_among(formats: Iterable[Precision], name: str) -> Value:
+            precision = instruction[f"{name}_precision"][:precision_bits(Precision)]
+            return Cat(precision == p.value for p in formats).any()
+
+        def means_nothing(name: str) -> Value:
+            """It is signed, but no integer."""
+            integers = [p for p in Precision if p.is_integer]
+            return instruction[f"{name}_signed"] & ~is_among(integers, name)
 
         def beyond(address: Value, name: str) -> Value:
             """The last slot of a vector is not in the scratchpad."""
             line = exact_log2(config.banks)
-            slots = self._slots(m, instruction[f"{name}_precision"][:2], f"{name}_checked")
+            slots = self._slots(m, instruction, name, f"{name}_checked")
             return address[-1] | (address[line:-1].all()
                                   & (address[:line] + slots > config.banks))
-
-        def unsupported(name: str) -> Value:
-            precision = instruction[f"{name}_precision"][:2]
-            return ~Cat(precision == p.value for p in config.formats).any()
 
         from_accumulators = instruction.source == Source.ACCUMULATORS.value
         from_activations = instruction.source == Source.ACTIVATIONS.value
@@ -429,11 +445,11 @@ class Special(wiring.Component):
                       | instruction.row_bias | instruction.reduce
                       | (instruction.residual & instruction.product)):
                 m.d.comb += error.eq(Cause.UNSUPPORTED_FUNCTION)
-        with m.If(Cat(condition & unsupported(name) for name, condition in used.items()).any()
+        with m.If(Cat(condition & ~is_among(config.special_formats, name)
+                      for name, condition in used.items()).any()
                   | (from_accumulators & wrong_accumulator)):
             m.d.comb += error.eq(Cause.UNSUPPORTED_FORMAT)
-        with m.If(Cat(condition & is_float(name) & instruction[f"{name}_signed"]
-                      for name, condition in used.items()).any()
+        with m.If(Cat(condition & means_nothing(name) for name, condition in used.items()).any()
                   | (instruction.residual & has_function)
                   | ((instruction.pool == Pool.NONE.value)
                      & ((instruction.window_0 != 1) | (instruction.window_1 != 1)
@@ -444,21 +460,23 @@ class Special(wiring.Component):
     def _code(self, m: Module, vector: data.View, instruction: data.View, name: str, lane: int,
               cycles: int) -> Value:
         """The lane's element of the pair that is due, `cycles` later: the code of a number with
-        floating point, or an integer, extended to 16 bits."""
-        config, bits = self.config, Value.cast(vector)
+        floating point, or an integer (BINARY: 1 or -1), extended to 16 bits."""
+        config, slots = self.config, Value.cast(vector)
         pair = Cat(self.phase[0], ~self.phase[1])
         code = Signal(16, name=f"{name}_code_{lane}")
-        with m.Switch(instruction[f"{name}_precision"][:2]):
-            for p in config.formats:
-                elements = [bits[p.bits * index:p.bits * (index + 1)] for index in
+        with m.Switch(self._precision(instruction, name)):
+            for bits, codes in self._sizes():
+                elements = [slots[bits * index:bits * (index + 1)] for index in
                             range(lane, config.column_lanes, config.special_lanes)]
-                with m.Case(p.value):
-                    element = _choose(m, pair, elements, f"{name}_{p.name}_{lane}")
+                with m.Case(*codes):
+                    element = _choose(m, pair, elements, f"{name}_of_{bits}_{lane}")
                     sign = element[-1] & instruction[f"{name}_signed"]
-                    m.d.comb += code.eq(Cat(element, sign.replicate(16 - p.bits)))
+                    if bits == 1:
+                        element, sign = Const(1, 1), ~element
+                    m.d.comb += code.eq(Cat(element, sign.replicate(16 - bits)))
         return delay(m, code, cycles, name=f"{name}_code_{lane}")
 
-    def _assemble(self, m: Module, precision: Value, results: Sequence[Value]) -> None:
+    def _assemble(self, m: Module, instruction: data.View, results: Sequence[Value]) -> None:
         """Four groups of results to the slots of a vector."""
         config = self.config
         groups = [Signal(data.ArrayLayout(16, config.special_lanes), name=f"group_{k}",
@@ -468,11 +486,11 @@ class Special(wiring.Component):
             Value.cast(groups[-1]).eq(Cat(results)),
         ]
         elements = [group[i] for group in groups for i in range(config.special_lanes)]
-        with m.Switch(precision):
-            for p in config.formats:
-                with m.Case(p.value):
+        with m.Switch(self._precision(instruction, "output")):
+            for bits, codes in self._sizes():
+                with m.Case(*codes):
                     m.d.comb += Value.cast(self.activation_write.data).eq(
-                        Cat(element[:p.bits] for element in elements))
+                        Cat(element[:bits] for element in elements))
 
 
 def _two_reads(instruction: data.View) -> Value:
@@ -588,7 +606,8 @@ class _Lane(wiring.Component):
     -------
     accumulator : In(32), cycle 0 or 4
     source_code : In(16), cycle 7
-        Of a number with floating point, or an integer extended to 16 bits; as the residual.
+        Of a number with floating point, or an integer (BINARY: 1 or -1) extended to 16 bits; as
+        the residual.
     row : In(32), cycle 8, row_later : In(32), cycle 12
         The row scalar.
     residual_code : In(16), cycle 7 or 18
@@ -603,19 +622,23 @@ class _Lane(wiring.Component):
     pooled : Out(32), cycle 33
         Zero and NaN-Inf in any form but a negative NaN-Inf.
     result : Out(16), cycle 23 or 35
-        An integer stands in the lowest bits.
+        An element of fewer bits stands in the lowest ones.
+    forward_bias : In(4)
+        Bias of E4M3.
     The other inputs, `fields`, are fields of the instruction.
     """
 
     def __init__(self, *, config: CoreConfig) -> None:
         self.config = config
+        bits = precision_bits(config.special_formats)
         self.fields = {
             "float_accumulator": 1, "relu": 1, "clip": 1, "residual": 1, "pool": 2,
-            "output_precision": 2, "output_signed": 1, "residual_precision": 2}
+            "output_precision": bits, "output_signed": 1, "residual_precision": bits}
         ports = {"accumulator": In(ACCUMULATOR_BITS), "parameters": In(PARAMETER_BITS),
-                 "residual_code": In(16), "window_first": In(1), "result": Out(16)}
+                 "residual_code": In(16), "window_first": In(1), "result": Out(16),
+                 "forward_bias": In(4)}
         if config.special_functions:
-            self.fields |= {"source": 2, "source_precision": 2, "product": 1, "function": 3,
+            self.fields |= {"source": 2, "source_precision": bits, "product": 1, "function": 3,
                             "row_scale": 1, "row_bias": 1}
             ports |= {"source_code": In(16), "row": In(32), "row_later": In(32), "passes": In(1),
                       "index": Out(INDEX_BITS), "entry": In(ENTRY_BITS), "pooled": Out(32)}
@@ -705,7 +728,6 @@ class _Lane(wiring.Component):
 
     def _from_code(self, m: Module, name: str) -> Value:
         """An element of the source or of the residual as FP32."""
-        config = self.config
         code, precision = getattr(self, f"{name}_code"), getattr(self, f"{name}_precision")
         number, sign = code[:8], code[-1]
         magnitude = Signal(8, name=f"{name}_magnitude")
@@ -720,26 +742,42 @@ class _Lane(wiring.Component):
         # The exponent is 134 - shift: 127 and the complement of the shift's three bits.
         integer = Cat(Const(0, 16), magnitude[:7], (Const(127, 8) + ~Cat(shift))[:8], sign)
         integer = integer & magnitude[7].replicate(32)
-        floating = from_dlfloat(code)
-        return Mux(precision == Precision.FP16.value, floating, integer) \
-            if config.has_integer else floating
+        forward, backward = (self._is(precision, [p]) for p in (Precision.E4M3, Precision.E5M2))
+        half = Mux(forward | backward, fp8_to_dlfloat(code[:8], backward, self.forward_bias), code)
+        return Mux(self._is(precision, self._floats), from_dlfloat(half), integer)
+
+    @property
+    def _floats(self) -> list[Precision]:
+        return [p for p in self.config.special_formats if p.is_float]
+
+    def _is(self, precision: Value, among: Sequence[Precision]) -> Value:
+        """Whether a precision that the unit knows is one of these."""
+        known = self.config.special_formats
+        if set(known) <= set(among):
+            return Const(1, 1)
+        return Cat(Const(0, 1), *(precision == p.value for p in known if p in among)).any()
 
     def _to_code(self, m: Module, pooled: Value) -> Value:
         """The element in the output format, two cycles after `pooled`."""
-        config = self.config
+        precision = self.output_precision
         pooled = delay(m, pooled, 1, name="pooled_in")
-        m.submodules.to_dlfloat = to_dlfloat = ToDlfloat()
-        m.d.comb += to_dlfloat.value.eq(pooled)
-        if not config.has_integer:
-            return to_dlfloat.result
-        m.submodules.to_integer = to_integer = ToInteger()
-        m.d.comb += [to_integer.value.eq(pooled), to_integer.is_signed.eq(self.output_signed)]
-        with m.Switch(self.output_precision):
-            for p in config.formats:
-                if not p.is_float:
+        m.submodules.to_float = to_float = ToFloat(formats=self._floats)
+        m.d.comb += [to_float.value.eq(pooled), to_float.precision.eq(precision),
+                     to_float.forward_bias.eq(self.forward_bias)]
+        code: Value = to_float.result
+        integers = [p for p in self.config.special_formats if p.is_integer]
+        if integers:
+            m.submodules.to_integer = to_integer = ToInteger()
+            m.d.comb += [to_integer.value.eq(pooled), to_integer.is_signed.eq(self.output_signed)]
+            with m.Switch(precision):
+                for p in integers:
                     with m.Case(p.value):
                         m.d.comb += to_integer.highest.eq(
                             Cat(Const(-1, p.bits - 1), ~self.output_signed))
-        return Mux(self.output_precision == Precision.FP16.value, to_dlfloat.result,
-                   to_integer.result)
-
+            code = Mux(self._is(precision, integers), to_integer.result, code)
+        if Precision.BINARY in self.config.special_formats:
+            exponent = pooled[23:31]
+            positive = ~exponent.all() & ~(exponent.any() & pooled[31])
+            code = Mux(self._is(precision, [Precision.BINARY]),
+                       delay(m, positive, 1, name="positive"), code)
+        return code

@@ -1,16 +1,18 @@
 """The unit interface: what the sequencer and each of the four units say to each other."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from ulpsim.config import CoreConfig
+from ulpsim.formats import Precision
 from ulpsim.isa import INDEX_BITS, Unit
 
 from .decoder import unit_layout
 
-__all__ = ["UnitPort", "connect_unit", "unit_members"]
+__all__ = ["UnitPort", "connect_unit", "precision_bits", "unit_members"]
 
 
 def unit_members(unit: Unit, config: CoreConfig) -> dict[str, wiring.Member]:
@@ -25,6 +27,11 @@ def unit_members(unit: Unit, config: CoreConfig) -> dict[str, wiring.Member]:
         "busy": Out(1),
         "stop": In(1),
     }
+
+
+def precision_bits(formats: Iterable[Precision]) -> int:
+    """Bits of an instruction's precision that tell these formats apart, the lowest ones."""
+    return max(1, *(p.value.bit_length() for p in formats))
 
 
 class UnitPort(wiring.Signature):

@@ -209,8 +209,7 @@ def _special_rules(config: CoreConfig, segments: Segments, instruction: Instruct
          Cause.ILLEGAL_INSTRUCTION),
         (function.residual is not None and function.function is not Function.NONE,
          Cause.ILLEGAL_INSTRUCTION),
-        (any(p not in config.formats or p.per_slot > config.column_lanes
-             for p in precisions.values())
+        (any(p not in config.special_formats for p in precisions.values())
          or (source is Source.ACCUMULATORS and not (
              config.has_float if function.float_accumulator else config.has_integer)),
          Cause.UNSUPPORTED_FORMAT),
