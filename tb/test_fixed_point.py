@@ -11,8 +11,9 @@ from ulpsim.formats import FORMATS, Format
 from ulpsim.isa import Pool
 from ulpsim.special import ColumnParameters, SpecialFunction
 
-INTEGERS = [f for f in FORMATS.values() if f.precision.is_integer and not f.odd]
-INT8, UINT8 = FORMATS["INT8"], FORMATS["UINT8"]
+INT8, UINT8, BINARY = FORMATS["INT8"], FORMATS["UINT8"], FORMATS["BINARY"]
+#: What a core without floating point reads and writes.
+ELEMENTS = [*(f for f in FORMATS.values() if f.precision.is_integer and not f.odd), BINARY]
 EDGES = (0, 1, 0xFFFFFFFF, 0x7FFFFFFF, 0x80000000, 0x8000, 0x7FFF, 0x1F7FFF, 0x1F8000)
 
 
@@ -23,8 +24,8 @@ def random_words(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray
                     numbers & 0xFFFFFFFF).astype(np.uint32)
 
 
-@pytest.mark.parametrize("output", INTEGERS, ids=str)
-@pytest.mark.parametrize("residual", [None, *INTEGERS], ids=str)
+@pytest.mark.parametrize("output", ELEMENTS, ids=str)
+@pytest.mark.parametrize("residual", [None, *ELEMENTS], ids=str)
 def test_apply_is_element(rng: np.random.Generator, output: Format, residual: Format | None
                           ) -> None:
     for relu, clip, pool in product((False, True), (False, True), Pool):
@@ -57,6 +58,18 @@ def test_element_is_the_formula(rng: np.random.Generator) -> None:
                           residual_scale & 0xFFFFFFFF, 0)
             assert element(function, [accumulator & 0xFFFFFFFF], parameters,
                            [residual & 0xFF]) == expected
+
+
+def test_binary_is_the_sign() -> None:
+    """A result's own sign, whatever it would round to; residuals are +1 and -1."""
+    pass_on = (1, 0, 0, 0)
+    for value, code in ((0, 1), (1, 1), (-1, 0), (127, 1), (-128, 0), (1 << 30, 1), (-1 << 30, 0)):
+        assert element(SpecialFunction(output=BINARY), [value & 0xFFFFFFFF], pass_on) == code
+    add_ten = (0, 0, 10 << 8, 0)
+    function = SpecialFunction(output=INT8, residual=BINARY)
+    assert [element(function, [0], add_ten, [code]) for code in (0, 1)] == [-10, 10]
+    with_binary = SpecialFunction(output=BINARY, residual=BINARY)
+    assert [element(with_binary, [0], add_ten, [code]) for code in (0, 1)] == [0, 1]
 
 
 def test_words_hold_real_numbers(rng: np.random.Generator) -> None:

@@ -35,6 +35,16 @@ _CONFIGS = {
                                  formats=(Precision.FP16,), **_SMALL),
     "float_only": dataclasses.replace(EDGE, name="float_only", formats=(Precision.FP16,),
                                       **_SMALL, special_functions=True),
+    # With all formats, of which BINARY needs more outputs.
+    "everything": dataclasses.replace(EDGE, name="everything", formats=tuple(Precision), **_SMALL),
+    "everything_wide": dataclasses.replace(WIDE, name="everything_wide",
+                                           formats=tuple(Precision), **_SMALL),
+    "backward": dataclasses.replace(EDGE, name="backward",
+                                    formats=(Precision.FP16, Precision.E5M2), **_SMALL,
+                                    special_functions=False),
+    "binary": dataclasses.replace(NANO, name="binary", columns=16, special_lanes=4,
+                                  formats=(Precision.INT8, Precision.INT2, Precision.BINARY),
+                                  **_SMALL),
 }
 
 
@@ -63,6 +73,7 @@ class _Bench(wiring.Component):
             "fault": Out(1), "fault_cause": Out(8), "fault_index": Out(INDEX_BITS),
             "write": Out(1), "write_address": Out(20), "write_count": Out(range(config.banks + 1)),
             "write_data": Out(16 * config.banks),
+            "forward_bias": In(4),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -93,6 +104,7 @@ class _Bench(wiring.Component):
             special.parameters.eq(parameters.read_data),
             special.phase.eq(scratchpad.phase),
             special.stop.eq(self.stop),
+            special.forward_bias.eq(self.forward_bias),
             self.phase.eq(scratchpad.phase),
             *(getattr(self, name).eq(getattr(special, name)) for name in (
                 "retired", "retired_post", "busy", "fault", "fault_cause", "fault_index")),
@@ -121,7 +133,8 @@ class _Run:
             "instructions__payload": self.layout.size, "load__enable": 1, "load__address": 20,
             "load__count": 8, "load__data": 16 * self.config.banks, "accumulator_write": 1,
             "accumulator_address": 12, "accumulator_data": n * 32, "parameter_write": 1,
-            "parameter_line": 12, "parameter_data": self.config.special_lanes * 128}
+            "parameter_line": 12, "parameter_data": self.config.special_lanes * 128,
+            "forward_bias": 4}
         self.events: dict[int, dict[str, int]] = {}
         self.cycle = 0
 
@@ -159,6 +172,7 @@ class _Run:
                 inputs[name] = np.zeros((cycles, (width + 31) // 32), np.uint32)
             else:
                 inputs[name] = np.zeros(cycles, np.uint64)
+        inputs["forward_bias"][:] = self.machine.forward_bias
         for cycle, values in self.events.items():
             for name, value in values.items():
                 inputs[name][cycle] = (_words(value, self.widths[name])
@@ -169,6 +183,7 @@ class _Run:
 def _machine(rng: np.random.Generator, config: CoreConfig) -> Machine:
     """Random memories; parameters of a size that makes most results finite and unclamped."""
     machine = Machine(config, bytearray(4))
+    machine.forward_bias = int(rng.integers(0, 16))
     machine.activations[:] = rng.integers(0, 1 << 16, config.activation_slots)
     shape = machine.accumulators.shape
     # The first half is for integers, the second one for FP32.
@@ -196,7 +211,12 @@ def _integer_parameters(rng: np.random.Generator, columns: int) -> np.ndarray:
 
 
 def _formats(config: CoreConfig) -> list[Format]:
-    return [f for f in FORMATS.values() if f.precision in config.formats]
+    return [f for f in FORMATS.values() if f.precision in config.special_formats and not f.odd]
+
+
+def _is_signed(rng: np.random.Generator, used: Format | None) -> bool:
+    """The flag of a format; any if it is not looked at."""
+    return bool(rng.integers(2)) if used is None else used.signed and used.precision.is_integer
 
 
 def _random_instruction(rng: np.random.Generator, config: CoreConfig, output: Format,
@@ -219,11 +239,10 @@ def _random_instruction(rng: np.random.Generator, config: CoreConfig, output: Fo
     lines = config.parameter_columns - config.column_lanes
     values = {}
     if config.special_functions:
-        kind = source or Format(rng.choice(list(Precision)), bool(rng.integers(2)))
         values = {
             "source": rng.choice([Source.ACCUMULATORS, Source.ROWS], p=[0.8, 0.2]),
-            "source_precision": kind.precision,
-            "source_signed": kind.signed and not (source and kind.precision.is_float),
+            "source_precision": source.precision if source else rng.choice(list(Precision)),
+            "source_signed": _is_signed(rng, source),
             "product": rng.integers(2), "row_scale": rng.random() < 0.3,
             "row_bias": rng.random() < 0.3, "row": rng.integers(0, config.row_scalars - 9),
             "reduced_row": rng.integers(0, config.row_scalars - 9),
@@ -245,10 +264,9 @@ def _random_instruction(rng: np.random.Generator, config: CoreConfig, output: Fo
         "SPECIAL", float_accumulator=is_float, relu=rng.integers(2), clip=rng.integers(2),
         residual=residual is not None, pool=pool,
         output_precision=output.precision,
-        output_signed=output.signed and not output.precision.is_float,
+        output_signed=_is_signed(rng, output),
         residual_precision=(residual.precision if residual else rng.choice(list(Precision))),
-        residual_signed=(residual.signed and not residual.precision.is_float if residual
-                         else rng.integers(2)),
+        residual_signed=_is_signed(rng, residual),
         parameters=rng.integers(0, lines // config.special_lanes + 1) * config.special_lanes,
         accumulator=accumulator,
         **{f"count_{i}": counts[i] for i in range(3)},
@@ -351,10 +369,7 @@ def _fault_cases(config: CoreConfig) -> list[tuple[dict, Cause]]:
         ({"pool": Pool.NONE}, Cause.ILLEGAL_INSTRUCTION),
         ({"pool": Pool.NONE, "window_1": 1, "window_0": 2}, Cause.ILLEGAL_INSTRUCTION),
         ({"pool": Pool.NONE, "window_1": 1}, Cause.NONE),
-        ({"output_precision": Precision.FP16, "output_signed": 1}, Cause.ILLEGAL_INSTRUCTION),
         ({"residual_precision": Precision.FP16, "residual_signed": 1}, Cause.NONE),
-        ({"residual_precision": Precision.FP16, "residual_signed": 1, "residual": 1},
-         Cause.ILLEGAL_INSTRUCTION),
         ({"parameters": 1}, Cause.MISALIGNED_ADDRESS),
         ({"parameters": config.parameter_columns - outputs}, Cause.NONE),
         ({"parameters": config.parameter_columns - outputs + config.special_lanes},
@@ -374,7 +389,7 @@ def _fault_cases(config: CoreConfig) -> list[tuple[dict, Cause]]:
         ({"count_0": 2, "stride_0": slots - 16}, Cause.ACTIVATION_RANGE),
         ({"residual_address": (1 << 20) - 1}, Cause.NONE),
     ]
-    for p in config.formats:
+    for p in config.special_formats:
         length = outputs // p.per_slot
         cases += [
             ({"output_precision": p, "address": slots - 16 - length}, Cause.NONE),
@@ -386,10 +401,16 @@ def _fault_cases(config: CoreConfig) -> list[tuple[dict, Cause]]:
             ({"residual_precision": p, "residual": 1, "residual_stride_1": slots},
              Cause.ACTIVATION_RANGE),
         ]
-    for p in set(Precision) - set(config.formats):
+    unsupported = [p for p in Precision if p not in config.special_formats]
+    for p in unsupported:
         cases += [({"output_precision": p}, Cause.UNSUPPORTED_FORMAT),
                   ({"residual_precision": p}, Cause.NONE),
                   ({"residual_precision": p, "residual": 1}, Cause.UNSUPPORTED_FORMAT)]
+    for p in Precision:
+        if not p.is_integer:
+            cases += [({"output_precision": p, "output_signed": 1}, Cause.ILLEGAL_INSTRUCTION),
+                      ({"residual_precision": p, "residual_signed": 1, "residual": 1},
+                       Cause.ILLEGAL_INSTRUCTION)]
     cases += [({"function": Function.TANH, "residual": 1}, Cause.ILLEGAL_INSTRUCTION),
               ({"reduce": 1, "pool": Pool.NONE, "window_1": 1}, Cause.ILLEGAL_INSTRUCTION),
               ({"product": 1, "row": 4095, "reduced_row": 4095}, Cause.NONE)]
@@ -414,10 +435,10 @@ def _fault_cases(config: CoreConfig) -> list[tuple[dict, Cause]]:
             ({"reduce": 1, "reduced_row": rows - 2}, Cause.ROW_RANGE),
             ({**source, "accumulator": slots - 5 - length}, Cause.NONE),
             ({**source, "accumulator": slots - 5 - length + 1}, Cause.ACTIVATION_RANGE),
-            ({**source, "source_precision": Precision.FP16, "source_signed": 1},
-             Cause.ILLEGAL_INSTRUCTION),
+            *(({**source, "source_precision": p, "source_signed": 1}, Cause.ILLEGAL_INSTRUCTION)
+              for p in Precision if not p.is_integer),
             *(({**source, "source_precision": p}, Cause.UNSUPPORTED_FORMAT)
-              for p in set(Precision) - set(config.formats))]
+              for p in unsupported)]
     if not (config.has_float and config.has_integer):
         cases.append(({"float_accumulator": not config.has_float}, Cause.UNSUPPORTED_FORMAT))
     return cases
