@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from ulpcore.rtl import Job, MemoryModel, run_jobs
+from ulpsim import dlfloat, float32
 from ulpsim.config import EDGE, NANO, CoreConfig
 from ulpsim.coverage import summary
 from ulpsim.cycles import predict
@@ -23,6 +24,7 @@ from ulpsim.isa import (
     encode_program,
 )
 from ulpsim.programs import RandomProgram, covering_programs, random_program
+from ulpsim.tokens import with_tokens
 from wide import WIDE
 
 _PAGE = 4096
@@ -77,6 +79,7 @@ def golden(config: CoreConfig, placed: Placed) -> tuple[np.ndarray, list[tuple[C
     ends = []
     for job, program in zip(placed.jobs, placed.programs, strict=True):
         machine.segments = {s: job.segments.get(s, (0, 0)) for s in Segment}
+        machine.forward_bias = job.forward_bias
         result = machine.run(program)
         ends.append((result.cause, result.index))
     return memory, ends
@@ -307,3 +310,47 @@ def test_addresses_beyond_the_memory_are_a_decode_error():
     results, memory = run_jobs(EDGE, placed.memory, [job])
     assert (results[0].cause, results[0].instruction) == (Cause.BUS_DECODE_ERROR, 0)
     assert (memory == placed.memory).all()
+
+
+def test_forward_bias_reaches_array_and_special_unit(rng):
+    """To E4M3, times E4M3, plus E4M3, with three biases one after the other."""
+    config = dataclasses.replace(EDGE, name="forward", formats=(Precision.FP16, Precision.E4M3))
+    size, elements, codes, sums = 64, 0, 128, 192       # slots of a memory, and where they begin
+    to_codes = Instruction(
+        "SPECIAL", source=Source.ACTIVATIONS, source_precision=Precision.FP16, accumulator=elements,
+        count_2=8, accumulator_stride_2=8, output_precision=Precision.E4M3, address=codes,
+        stride_2=4)
+    product = Instruction("MATMUL", precision=Precision.E4M3, depth=4, run_length=4, count_2=8,
+                          address=codes, stride_2=4)
+    to_sums = Instruction(
+        "SPECIAL", float_accumulator=1, count_2=8, accumulator_stride_2=1, residual=1,
+        residual_precision=Precision.E4M3, residual_address=codes, residual_stride_2=4,
+        output_precision=Precision.FP16, address=sums, stride_2=8)
+    program = with_tokens([
+        Instruction("LOAD", target=Target.PARAMETERS, segment=Segment.PARAMETERS, length=64),
+        Instruction("LOAD", target=Target.WEIGHTS, segment=Segment.WORKSPACE, length=size),
+        _load(length=size, address=elements), to_codes, product, to_sums,
+        _store(address=codes, length=sums + size - codes), HALT], config)
+    image = np.zeros(4 * _SIZE, np.uint8)
+    weights = rng.integers(0x20, 0x60, 2 * size) | rng.integers(0, 2, 2 * size) << 7
+    for segment, content in (
+            (Segment.PARAMETERS, np.tile(float32.encode_array(np.array([1, 0, 1, 0])), 8)),
+            (Segment.WORKSPACE, weights.astype(np.uint8)),
+            (Segment.INPUT, dlfloat.encode_array(rng.standard_normal(size)))):
+        content = content.view(np.uint8)
+        image[_SIZE * segment.value:][:len(content)] = content
+    placed = place([(program, image, SEGMENTS)] * 3)
+    placed.jobs = [dataclasses.replace(job, forward_bias=bias)
+                   for job, bias in zip(placed.jobs, (11, 4, 8), strict=True)]
+    results, memory = run_jobs(config, placed.memory, placed.jobs, model=MemoryModel(latency=5))
+    expected, ends = golden(config, placed)
+    assert ends == [(Cause.NONE, 0)] * 3 and all(r.cause is Cause.NONE for r in results)
+    np.testing.assert_array_equal(memory, expected)
+    written = [memory[first:first + 2 * (sums + size - codes)].view("<u2") for first, _ in (
+        job.segments[Segment.OUTPUT] for job in placed.jobs)]
+    for a, b in ((0, 1), (1, 2)):
+        for part in (slice(size // 2), slice(sums - codes, None)):
+            assert (written[a][part] != written[b][part]).mean() > 0.5
+    assert [r.cycles for r in results] == [
+        predict(program, config, program_address=job.program, segments=job.segments,
+                latency=5).cycles for job in placed.jobs]
