@@ -244,6 +244,8 @@ def network_bins(network: Network) -> Iterable[Bin]:
             for axis in range(2):
                 yield f"networks: convolution along axis {axis}: kernel, stride, padding", (
                     layer.weights.shape[1 + axis], layer.stride[axis], layer.padding[axis])
+            yield "networks: groups, dilation", (
+                layer.groups > 1, layer.dilation[0] > 1, layer.dilation[1] > 1)
         if layer.op in ("max_pool", "average_pool"):
             for axis in range(2):
                 yield f"networks: pool along axis {axis}: operator, window, stride", (
@@ -261,6 +263,7 @@ def _programs_required() -> dict[str, list[tuple[Any, ...]]]:
         "networks: operators": [(op,) for op in operators],
         **{f"networks: convolution along axis {axis}: kernel, stride, padding":
            list(itertools.product((1, 2, 3), (1, 2), (0, 1, 2))) for axis in range(2)},
+        "networks: groups, dilation": list(itertools.product((False, True), repeat=3)),
         **{f"networks: pool along axis {axis}: operator, window, stride":
            list(itertools.product(("max_pool", "average_pool"), (1, 2, 3, 4), (1, 2, 3)))
            for axis in range(2)},
