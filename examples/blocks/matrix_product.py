@@ -2,8 +2,8 @@
 
     python examples/blocks/matrix_product.py
 
-simulates it with Amaranth's own simulator, in DLFloat16 and in 4-bit integers, and compares every
-result with the golden model.
+simulates it with Amaranth's own simulator, in DLFloat16, FP8 and 4-bit integers, and compares
+every result with the golden model.
 """
 
 import sys
@@ -30,13 +30,13 @@ class MatrixProduct(wiring.Component):
     Parameters
     ----------
     config
-        The array; its first format is the one of both matrices.
+        The array.
+    kind
+        Format of both matrices, of a precision that the array has.
     vectors
         Rows of the result, at most `config.accumulator_depth`.
     tiles
         Tiles along K.
-    signed
-        Whether both matrices hold signed integers; False for FP16.
 
     Members
     -------
@@ -61,11 +61,11 @@ class MatrixProduct(wiring.Component):
     result_address: Signal
     results: Any
 
-    def __init__(self, *, config: CoreConfig, vectors: int, tiles: int, signed: bool) -> None:
+    def __init__(self, *, config: CoreConfig, kind: Format, vectors: int, tiles: int) -> None:
         if not 1 <= vectors <= config.accumulator_depth:
             raise ValueError(f"vectors must be from 1 to {config.accumulator_depth}, the "
                              f"accumulators of each column, not {vectors}")
-        self.config, self.vectors, self.tiles, self.signed = config, vectors, tiles, signed
+        self.config, self.kind, self.vectors, self.tiles = config, kind, vectors, tiles
         #: Cycles from one tile to the next.
         self.period = max(vectors, config.minimum_tile_period)
         self.array = Array(config=config)
@@ -118,8 +118,8 @@ class MatrixProduct(wiring.Component):
 
         # A row of weights is given one cycle after it was read, the vector one cycle later still:
         # the weights of row 0 must be there before the vector that takes them into use.
-        sign = int(self.signed)
-        precision = config.formats[0].value
+        precision = self.kind.precision.value
+        sign = self.kind.signed and self.kind.precision.is_integer
         m.d.sync += [
             array.weight_valid.eq(running & (step < config.rows)),
             array.weight_row.eq(step),
@@ -127,6 +127,7 @@ class MatrixProduct(wiring.Component):
         m.d.comb += [
             array.weights.eq(weight_port.data),
             array.weight_precision.eq(precision),
+            array.weight_target.eq(precision),
             array.weight_signed.eq(sign),
         ]
         given = Cat(running & (step < self.vectors), step == 0, tile == 0,
@@ -143,6 +144,7 @@ class MatrixProduct(wiring.Component):
             array.precision.eq(precision),
             array.activation_signed.eq(sign),
             array.vector_weight_signed.eq(sign),
+            array.forward_bias.eq(self.kind.bias),
             accumulators.sums.eq(array.sums),
             *(getattr(accumulators, name).eq(getattr(array, f"sum_{name}"))
               for name in ("valid", "is_float", "address", "overwrite", "last", "post")),
@@ -193,20 +195,21 @@ def simulate(product: MatrixProduct, activations: np.ndarray, weights: np.ndarra
 def main() -> int:
     rng = np.random.default_rng(1)
     failed = False
-    for precision, vectors, tiles in ((Precision.FP16, 5, 3), (Precision.INT4, 20, 2)):
-        config = CoreConfig(name="small", rows=4, columns=8, formats=(precision,),
+    for kind, vectors, tiles in ((Format(Precision.FP16), 5, 3), (Format(Precision.E4M3), 7, 2),
+                                 (Format(Precision.INT4), 20, 2)):
+        formats = {Precision.FP16, kind.precision} if kind.precision.is_float else {kind.precision}
+        config = CoreConfig(name="small", rows=4, columns=8, formats=tuple(formats),
                             multiply_add_stages=4, accumulator_depth=32)
-        signed = not precision.is_float
-        product = MatrixProduct(config=config, vectors=vectors, tiles=tiles, signed=signed)
+        product = MatrixProduct(config=config, kind=kind, vectors=vectors, tiles=tiles)
         depth = tiles * config.rows
         slots = random_codes(rng, Format(Precision.FP16), (vectors + config.column_lanes, depth))
         activations, weights = np.split(slots.astype(np.uint16), [vectors])
         results = simulate(product, activations, weights.T)
-        expected = matmul.matmul(activations, weights.T, precision, signed, signed, config.rows)
+        expected = matmul.matmul(activations, weights.T, kind, kind, config.rows)
         differing = int(np.count_nonzero(results != expected))
         failed |= bool(differing)
-        print(f"{precision.name}: {results.size} results of {depth * precision.per_slot} products "
-              f"each, {differing} differ from the golden model")
+        print(f"{kind}: {results.size} results of {depth * kind.precision.per_slot} products each, "
+              f"{differing} differ from the golden model")
     return 1 if failed else 0
 
 
