@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= /usr/share/datasets/fashion-mnist
 
-.PHONY: run test nightly verilog lint types bench synth train clean
+.PHONY: run test nightly verilog lint types bench synth train train-kjv clean
 
 run: $(VENV)/test
 	$(BIN)/ulpcore run --config $(CONFIG)
@@ -37,6 +37,9 @@ synth: $(VENV)/synth
 train: $(VENV)/train
 	$(BIN)/python examples/fashion_mnist/train.py --seeds 0 1 2 --data $(DATA) \
 		--output examples/fashion_mnist
+
+train-kjv: $(VENV)/train
+	$(BIN)/python examples/kjv/train.py --output examples/kjv
 
 $(BIN)/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and \

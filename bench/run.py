@@ -9,7 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("arithmetic", "multiply_add", "core", "coverage", "utilisation", "accuracy")
+BENCHMARKS = ("arithmetic", "multiply_add", "core", "coverage", "utilisation", "accuracy",
+              "sequences")
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ulpcore import demonstration
+from ulpcore import comparison
 from ulpcore.cli import main
 from ulpcore.demonstration import compare_network
 from ulpcore.rtl import MemoryModel
@@ -67,7 +67,7 @@ def test_run_prints_the_table(capsys):
 
 @pytest.mark.parametrize("change", ["word", "cycle"])
 def test_one_difference_fails_the_run(change, monkeypatch, capsys):
-    honest = demonstration.run_jobs
+    honest = comparison.run_jobs
 
     def tampered(*arguments, **options):
         results, memory = honest(*arguments, **options)
@@ -79,7 +79,7 @@ def test_one_difference_fails_the_run(change, monkeypatch, capsys):
                        *results[1:]]
         return results, memory
 
-    monkeypatch.setattr(demonstration, "run_jobs", tampered)
+    monkeypatch.setattr(comparison, "run_jobs", tampered)
     path = FOLDER / "parameters" / "fashion-int2.json"
     assert main(["run", str(path), "--images", "1"]) == 1
     assert "1 differing" in capsys.readouterr().err

@@ -57,11 +57,16 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("run", _run, "Run networks on the RTL over real images and compare every word "
                   "and cycle with the golden model.")
     sub.add_argument("network", type=Path, nargs="*", metavar="NETWORK.json",
-                     help="networks to run (default: the Fashion-MNIST networks)")
+                     help="networks to run (default: the Fashion-MNIST networks and the character "
+                     "models)")
     sub.add_argument("--images", type=int, metavar="N", help="images a network (default: 32)")
     sub.add_argument("--data", type=Path, metavar="FOLDER|FILE.npz",
                      help="images: a .npz with images and labels, or the folder of the Debian "
                      "package dataset-fashion-mnist (default: the embedded sample)")
+    sub.add_argument("--sequences", type=int, metavar="N",
+                     help="windows of text a character model (default: 64)")
+    sub.add_argument("--text", type=Path, metavar="FILE",
+                     help="text for the character models (default: the embedded sample)")
     sub.add_argument("--latency", type=int, default=16, metavar="CYCLES",
                      help="latency of the memory (default: 16)")
 
@@ -149,7 +154,8 @@ def _run(options: argparse.Namespace) -> int:
     from .demonstration import run_networks
 
     return run_networks(load_config(options.config), options.network, options.images,
-                        options.data, options.latency, as_json=options.json)
+                        options.data, options.latency, as_json=options.json,
+                        sequences=options.sequences, text=options.text)
 
 
 def _instructions(options: argparse.Namespace) -> int:

@@ -15,36 +15,28 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from ulpsim.compiler import Compiled, compile_network
 from ulpsim.config import CoreConfig
-from ulpsim.cycles import predict
-from ulpsim.driver import place
 from ulpsim.evaluation import quantise, real_values
 from ulpsim.float_network import evaluate_float
 from ulpsim.fusion import fuse
-from ulpsim.interpreter import Machine
-from ulpsim.isa import Cause, Segment, encode_program
 from ulpsim.network import Network, load_network
+from ulpsim.sequences.network import SequenceNetwork, is_sequence_network, load_sequence_network
 
-from .rtl import Job, JobResult, MemoryModel, build, run_jobs
+from .comparison import Comparison, compare_compiled
+from .rtl import MemoryModel, build
+from .sequence_demonstration import (
+    DEFAULT_MODELS,
+    SequenceRun,
+    compare_sequences,
+    load_windows,
+    sequence_row,
+    sequence_table,
+)
 
-__all__ = ["Comparison", "NetworkRun", "compare_network", "run_networks"]
+__all__ = ["NetworkRun", "compare_network", "run_networks"]
 
 _EXAMPLES = Path(__file__).parents[2] / "examples" / "fashion_mnist"
 _DEFAULT_NETWORKS = ("fashion-fp16", "fashion-int8", "fashion-int4", "fashion-int2")
 _DEFAULT_IMAGES = 32
-_PAGE = 4096
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """What a comparison of RTL and models found; all zero if they agree."""
-
-    differing_words: int
-    differing_cycles: int
-    faults: tuple[str, ...]
-
-    @property
-    def agree(self) -> bool:
-        return not (self.differing_words or self.differing_cycles or self.faults)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,44 +53,6 @@ class NetworkRun:
     comparison: Comparison
 
 
-def _aligned(size: int) -> int:
-    return -(-size // _PAGE) * _PAGE
-
-
-def _lay_out(compiled: Compiled, batches: Sequence[bytes]) -> tuple[np.ndarray, list[Job]]:
-    """External memory with program, parameters, inputs and room for outputs; a job a batch."""
-    placement, sizes = place(compiled), compiled.segment_bytes
-    first_input = _aligned(placement.end)
-    input_pitch, output_pitch = _aligned(sizes[Segment.INPUT]), _aligned(sizes[Segment.OUTPUT])
-    first_output = first_input + len(batches) * input_pitch
-    memory = np.zeros(first_output + len(batches) * output_pitch, np.uint8)
-
-    def put(address: int, data: bytes) -> None:
-        memory[address:address + len(data)] = np.frombuffer(data, np.uint8)
-
-    put(placement.program, encode_program(compiled.program))
-    put(placement.segments[Segment.PARAMETERS][0], compiled.parameters)
-    # A pattern where outputs are to stand: a word that is not written is found.
-    memory[first_output:] = 0xA5
-    jobs = []
-    for i, batch in enumerate(batches):
-        put(first_input + i * input_pitch, batch)
-        jobs.append(Job(placement.program, len(compiled.program), placement.segments | {
-            Segment.INPUT: (first_input + i * input_pitch, sizes[Segment.INPUT]),
-            Segment.OUTPUT: (first_output + i * output_pitch, sizes[Segment.OUTPUT])}))
-    return memory, jobs
-
-
-def _golden(config: CoreConfig, compiled: Compiled, memory: np.ndarray,
-            jobs: Sequence[Job]) -> list[Cause]:
-    machine = Machine(config, memory)
-    causes = []
-    for job in jobs:
-        machine.segments = dict(job.segments)
-        causes.append(machine.run(compiled.program).cause)
-    return causes
-
-
 def compare_network(network: Network, config: CoreConfig, codes: np.ndarray, *,
                     model: MemoryModel, batch: int | None = None, progress=lambda more: None,
                     ) -> NetworkRun:
@@ -113,38 +67,10 @@ def compare_network(network: Network, config: CoreConfig, codes: np.ndarray, *,
                                              codes.dtype)])
     batches = [compiled.pack_input(padded[i:i + compiled.batch])
                for i in range(0, len(padded), compiled.batch)]
-    memory, jobs = _lay_out(compiled, batches)
-    golden = memory.copy()
-    causes = _golden(config, compiled, golden, jobs)
-    results, final = run_jobs(config, memory, jobs, model=model,
-                              progress=lambda more: progress(more * compiled.batch))
-    predicted = [predict(compiled.program, config, program_address=job.program,
-                         segments=job.segments, latency=model.latency).cycles for job in jobs]
-    comparison = _compare(results, causes, predicted, final, golden, model)
-
-    def outputs(memory: np.ndarray) -> np.ndarray:
-        parts = []
-        for job in jobs:
-            first, size = job.segments[Segment.OUTPUT]
-            parts.append(compiled.unpack_output(memory[first:first + size].tobytes()))
-        return np.concatenate(parts)[:count]
-
-    return NetworkRun(network, compiled, count, outputs(final), outputs(golden),
-                      tuple(r.cycles for r in results), tuple(predicted), comparison)
-
-
-def _compare(results: Sequence[JobResult], causes: Sequence[Cause], predicted: Sequence[int],
-             final: np.ndarray, golden: np.ndarray, model: MemoryModel) -> Comparison:
-    faults = tuple(
-        f"run {i}: RTL {result.cause.name} at instruction {result.instruction}, golden {cause.name}"
-        for i, (result, cause) in enumerate(zip(results, causes, strict=True))
-        if result.cause is not Cause.NONE or cause is not Cause.NONE)
-    words = int(np.count_nonzero(final.view("<u4") != golden.view("<u4")))
-    cycles = 0
-    if model.stall_seed is None:
-        cycles = sum(abs(result.cycles - cycle)
-                     for result, cycle in zip(results, predicted, strict=True))
-    return Comparison(words, cycles, faults)
+    run = compare_compiled(compiled, batches, model,
+                           progress=lambda runs: progress(runs * compiled.batch))
+    return NetworkRun(network, compiled, count, run.outputs_rtl[:count],
+                      run.outputs_golden[:count], run.cycles, run.predicted, run.comparison)
 
 
 def _load_images(source: Path | None, count: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -192,49 +118,74 @@ def _float_accuracy(path: Path, images: np.ndarray, labels: np.ndarray) -> float
 
 
 def run_networks(config: CoreConfig, paths: Sequence[Path], count: int | None,
-                 data: Path | None, latency: int, *, as_json: bool) -> int:
-    """The main job: run, compare, print the table; 0 if not a word or cycle differs, else 1."""
+                 data: Path | None, latency: int, *, as_json: bool, sequences: int | None = None,
+                 text: Path | None = None) -> int:
+    """The main job: run, compare, print the tables; 0 if not a word or cycle differs, else 1.
+
+    `count` and `data` are the images for networks of images, `sequences` and `text` the windows
+    of text for character models.
+    """
     folder = _EXAMPLES / "parameters"
-    paths = list(paths) or [folder / f"{name}.json" for name in _DEFAULT_NETWORKS]
-    images, labels = _load_images(data, count)
-    networks = [load_network(path) for path in paths]
+    paths = list(paths) or [*(folder / f"{name}.json" for name in _DEFAULT_NETWORKS),
+                            *DEFAULT_MODELS]
+    of_images = [load_network(path) for path in paths if not is_sequence_network(path)]
+    of_text = [load_sequence_network(path) for path in paths if is_sequence_network(path)]
+    images, labels = _load_images(data, count) if of_images else (np.zeros(0), np.zeros(0))
+    windows = {id(network): load_windows(network, text, sequences) for network in of_text}
     model = MemoryModel(latency=latency)
     console = Console(stderr=True)
     with console.status(f"generating and building {config.name}: a minute or two the first time"):
         build(config)
     lock = threading.Lock()
+    # The longest first.
+    networks: list[Network | SequenceNetwork] = [*of_text, *of_images]
     with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                   TimeElapsedColumn(), console=console) as progress:
-        tasks = {n.name: progress.add_task(f"{n.name}: waiting", total=len(images))
-                 for n in networks}
+        tasks = {id(n): progress.add_task(f"{n.name}: waiting",
+                                          total=len(windows.get(id(n), images))) for n in networks}
 
-        def work(network: Network) -> NetworkRun:
-            task = tasks[network.name]
+        def work(network: Network | SequenceNetwork) -> NetworkRun | SequenceRun:
+            task = tasks[id(network)]
             progress.update(task, description=f"{network.name}: golden model")
 
             def advance(more: int) -> None:
                 with lock:
                     progress.update(task, advance=more, description=f"{network.name}: on the RTL")
 
-            run = compare_network(network, config, _codes(network, images), model=model,
-                                  progress=advance)
-            verdict = "agrees" if run.comparison.agree else "DIFFERS"
-            progress.update(task, completed=len(images), description=f"{network.name}: {verdict}")
+            if isinstance(network, SequenceNetwork):
+                run = compare_sequences(network, config, windows[id(network)], model=model,
+                                        progress=advance)
+                comparison = run.run.comparison
+            else:
+                run = compare_network(network, config, _codes(network, images), model=model,
+                                      progress=advance)
+                comparison = run.comparison
+            verdict = "agrees" if comparison.agree else "DIFFERS"
+            progress.update(task, completed=len(windows.get(id(network), images)),
+                            description=f"{network.name}: {verdict}")
             return run
 
         with ThreadPoolExecutor(2) as pool:
             runs = list(pool.map(work, networks))
-    reference = _float_accuracy(folder / "fashion-float32.json", images, labels)
-    rows = [_row(run, config, labels, reference) for run in runs]
+    reference = _float_accuracy(folder / "fashion-float32.json", images, labels) \
+        if of_images else None
+    rows = [_row(run, config, labels, reference) for run in runs if isinstance(run, NetworkRun)]
+    text_rows = [sequence_row(run) for run in runs if isinstance(run, SequenceRun)]
     if as_json:
-        print(json.dumps({"config": config.name, "latency": latency, "networks": rows}))
+        print(json.dumps({"config": config.name, "latency": latency, "networks": rows,
+                          "sequences": text_rows}))
     else:
-        _print(rows, config, latency)
-    failed = [run for run in runs if not run.comparison.agree]
-    for run in failed:
-        console.print(f"[red]{run.network.name}: {run.comparison.differing_words} differing words, "
-                      f"{run.comparison.differing_cycles} differing cycles "
-                      f"{'; '.join(run.comparison.faults)}")
+        tables = [_table(rows, config, latency)] if rows else []
+        tables += [sequence_table(text_rows, config, latency)] if text_rows else []
+        for table in tables:
+            Console(width=None if Console().is_terminal else 160).print(table)
+    failed = {run.network.name: comparison for run in runs
+              for comparison in [run.comparison if isinstance(run, NetworkRun)
+                                 else run.run.comparison] if not comparison.agree}
+    for name, comparison in failed.items():
+        console.print(f"[red]{name}: {comparison.differing_words} differing words, "
+                      f"{comparison.differing_cycles} differing cycles "
+                      f"{'; '.join(comparison.faults)}")
     return 1 if failed else 0
 
 
@@ -268,7 +219,7 @@ def _row(run: NetworkRun, config: CoreConfig, labels: np.ndarray,
     }
 
 
-def _print(rows: Sequence[dict[str, Any]], config: CoreConfig, latency: int) -> None:
+def _table(rows: Sequence[dict[str, Any]], config: CoreConfig, latency: int) -> Table:
     table = Table(title=f"{config.name} in RTL simulation, memory latency {latency} cycles")
     headings = ("network", "formats", "images", "accuracy %\nRTL", "\ngolden", "\nfloat32",
                 "cycles an image\npredicted", "\nmeasured", "utilisation\n%",
@@ -280,4 +231,4 @@ def _print(rows: Sequence[dict[str, Any]], config: CoreConfig, latency: int) -> 
         table.add_column(heading, justify="left" if heading in headings[:2] else "right")
     for row in rows:
         table.add_row(*("-" if row[key] is None else str(row[key]) for key in keys))
-    Console(width=None if Console().is_terminal else 160).print(table)
+    return table
