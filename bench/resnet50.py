@@ -58,7 +58,7 @@ def main() -> int:
     parser.add_argument("--formats", nargs="*", default=["FP16", "INT8", "INT4", "INT2"])
     parser.add_argument("--batches", nargs="*", type=int, default=[1, 8])
     parser.add_argument("--latency", type=int, default=16, help="of the memory, in cycles")
-    parser.add_argument("--rtl", action="store_true", help="compare sampled layers with the RTL, no more")
+    parser.add_argument("--rtl", action="store_true", help="only compare samples with the RTL")
     parser.add_argument("--no-keep", action="store_true", help="do not keep the figures")
     parser.add_argument("--write-layers", metavar="ONNX", help="write the table of layers and stop")
     options = parser.parse_args()
