@@ -22,7 +22,7 @@ from .network import Network
 from .placement import with_pieces
 from .resident import ResidentSchedule
 from .steps import Step, bus_row
-from .streamed import StreamedSchedule
+from .streamed import StreamedSchedule, external_places
 from .tokens import TokenError, with_tokens
 
 __all__ = ["CompileError", "Compiled", "compile_network"]
@@ -158,8 +158,9 @@ def _finish(attempt: _Attempt, fused: Fused, config: CoreConfig) -> Compiled:
     parameters = bytearray()
     workspace_bytes = 0
     if attempt.streamed:
-        streamed = StreamedSchedule(fused, config, attempt.batch, parameters=parameters)
-        parts, workspace_bytes = streamed.steps(), streamed.workspace_bytes
+        external, workspace_bytes = external_places(fused, config, attempt.batch)
+        parts = StreamedSchedule(fused.chains, fused.tensors, external, config, attempt.batch,
+                                 parameters=parameters).steps()
     else:
         parts = [ResidentSchedule(
             fused, config, attempt.batch, periods=attempt.periods, overlap=attempt.overlap,

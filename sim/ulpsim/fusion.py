@@ -82,6 +82,11 @@ class Chain:
         Of the convolution; the first three (vertical, horizontal).
     convolution_shape, shape
         Of the convolution's result and of the chain's.
+    operand
+        Name of the tensor [channels, outputs] that holds the weights, if the program does not:
+        then `weights` counts with its shape alone.
+    transposed
+        The source lies as [channels, rows of the result]: its slots are FP16.
     relu, clip, pool, window, pool_stride
         What is done behind the convolution; window (1, 1) without a pool.
     output
@@ -107,6 +112,8 @@ class Chain:
     output: Stored
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+    operand: str | None = None
+    transposed: bool = False
     residual: str | None = None
     relu: bool = False
     alpha: float | None = None
@@ -141,14 +148,16 @@ class Chain:
         rounds over the banks.
         """
         if self.groups == 1:
-            return 0, source.pixel_slots
+            matrix = self.transposed or self.operand is not None
+            return 0, self.weights.shape[3] if matrix else source.pixel_slots
+        every = source.shape[0] if self.transposed else source.pixel_slots
         outputs, channels = len(self.weights) // self.groups, self.weights.shape[3]
         first = column * config.column_lanes
         last = min(first + config.column_lanes, len(self.weights)) - 1
         granule = config.residues * source.stored.format.precision.per_slot
         begin = first // outputs * channels // granule
         end = -(-(last // outputs + 1) * channels // granule)
-        begin, end = begin * config.residues, min(end * config.residues, source.pixel_slots)
+        begin, end = begin * config.residues, min(end * config.residues, every)
         return begin, end - begin
 
     def tile_weights(self, source: Tensor, config: CoreConfig, column: int) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ from .config import CoreConfig
 from .fusion import Tensor
 from .isa import Instruction
 
-__all__ = ["Layout", "StripeLayout", "TensorLayout"]
+__all__ = ["Layout", "StripeLayout", "TensorLayout", "TransposedStripe"]
 
 
 class Layout(Protocol):
@@ -173,3 +173,45 @@ class StripeLayout(_Rows):
         return Instruction(
             "FILL", address=self.address + first * self.row_pitch, rows=self.images,
             length=count * self.row_pitch, pitch=self.image_pitch)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransposedStripe:
+    """A stripe of a matrix that is read across its rows: `row_slots` slots of every row, from slot
+    `first_row` on. What is a row to the product is a slot of each of them.
+
+    Rows lie one slot more than a multiple of the residues apart, so that the slots of a vector, one
+    from each of as many rows, lie in different banks; `most_slots` is the most that any stripe
+    has of a row.
+    """
+
+    tensor: Tensor
+    first_row: int
+    row_slots: int
+    most_slots: int
+    address: int
+    config: CoreConfig
+
+    row_pitch = 1
+    image_pitch = 0
+    images = 1
+
+    @property
+    def rows(self) -> int:
+        """Rows of the matrix."""
+        return self.tensor.shape[0]
+
+    @property
+    def run_pitch(self) -> int:
+        """Slots from row to row of the matrix."""
+        residues = self.config.residues
+        return -(-(self.most_slots - 1) // residues) * residues + 1
+
+    @property
+    def size(self) -> int:
+        """Slots in all."""
+        return self.rows * self.run_pitch
+
+    def slot(self, image: int, y: int, x: int) -> int:
+        """The slot of row y of the product in the first row of the matrix; x is 0."""
+        return self.address + y - self.first_row

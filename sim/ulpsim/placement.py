@@ -2,11 +2,13 @@
 
 Steps name the pieces that they use. In the order of the steps, each memory is a ring: a piece
 that is not there is loaded behind the one loaded last, a few pieces ahead of its use, as soon as
-the last use of what it replaces has come by. Within a part of the program whose pieces do not all
-fit, those that would be loaded most often get places of their own.
+the last use of what it replaces has come by. (A piece of the workspace never comes before the
+first step of its layer: what is in front of that may write it.) Within a part of the program whose
+pieces do not all fit, those that would be loaded most often get places of their own.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 from .config import CoreConfig
@@ -54,10 +56,14 @@ def with_pieces(parts: Sequence[Sequence[Step]], config: CoreConfig) -> list[Ste
         addresses |= places
         for load in loads:
             piece = load.piece
+            rows = {"length": piece.size * slots}
+            if piece.pitch:
+                rows = {"rows": piece.size, "length": slots, "pitch": slots,
+                        "source_pitch": piece.pitch}
             before.setdefault(load.place, []).append((load.first, Step(
                 piece.label, Instruction(
-                    "LOAD", target=target, segment=Segment.PARAMETERS, offset=piece.offset,
-                    length=piece.size * slots, address=load.address * slots))))
+                    "LOAD", target=target, segment=piece.segment, offset=piece.offset,
+                    address=load.address * slots, **rows))))
     result = []
     for place, step in enumerate(steps):
         result += [load for _, load in sorted(before.get(place, []), key=lambda x: x[0])]
@@ -104,12 +110,16 @@ def _place(parts: Sequence[Sequence[tuple[int, Piece]]], size: int,
                 loads.append(load)
             load.last = step
             addresses[step] = load.address
+    begins: dict[str, int] = {}
+    for step, piece in itertools.chain(*parts):
+        begins.setdefault(piece.label, step)
     for i, load in enumerate(loads):
         # The first ones are in a hurry: what is needed later must not be in front of them.
         ahead = loads[i - min((i + 1) // 2, _AHEAD)].first
         free = max((other.last + 1 for other in loads[:i]
                     if _overlap(other, load.address, load.piece.size)), default=0)
-        load.place = max(ahead, free, loads[i - 1].place if i else 0)
+        written = begins[load.piece.label] if load.piece.segment is Segment.WORKSPACE else 0
+        load.place = max(ahead, free, written, loads[i - 1].place if i else 0)
     return loads, addresses
 
 

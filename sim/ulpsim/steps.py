@@ -14,14 +14,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from . import integers
-from .config import CoreConfig
+from .config import SLOT_BYTES, CoreConfig
 from .formats import Format
 from .fusion import Chain, CompileError, Tensor
-from .isa import Instruction, Target
+from .isa import Instruction, Segment, Target
 from .layout import Layout
 
 __all__ = [
     "MOST_COUNT",
+    "External",
     "Item",
     "Piece",
     "Prepared",
@@ -44,12 +45,27 @@ _BUFFERS = (3, 2, 1)
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """What one LOAD brings into the weight or parameter memory, in lines or columns."""
+    """What one LOAD brings into the weight or parameter memory, in lines or columns.
+
+    It begins at byte `offset` of the segment; lines lie `pitch` bytes apart, or (0) without gaps.
+    """
 
     label: str
     target: Target
     offset: int
     size: int
+    segment: Segment = Segment.PARAMETERS
+    pitch: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class External:
+    """Where a tensor lies in external memory: images of rows without borders."""
+
+    segment: Segment
+    offset: int
+    row_bytes: int
+    image_bytes: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +186,8 @@ class Prepared:
         The tensor that it reads.
     row_pitch
         Slots from row to row of the source in the scratchpad.
+    operand
+        Where the chain's operand lies, if it has one.
     uncut
         K need not be cut: there is room for whatever weights this chain has.
     parameters
@@ -186,20 +204,26 @@ class Prepared:
     """
 
     def __init__(self, chain: Chain, config: CoreConfig, source: Tensor, row_pitch: int, *,
-                 uncut: bool, parameters: bytearray) -> None:
+                 uncut: bool, parameters: bytearray, operand: External | None = None) -> None:
         self.chain, self.config = chain, config
         outputs, vector = len(chain.weights), config.column_lanes
         columns = -(-outputs // vector)
         self.products: list[list[Product]] = []
         for column in range(columns):
-            weights = integers.pack(chain.tile_weights(source, config, column),
-                                    chain.weight_format.precision)
-            lines = weights.reshape(vector, -1).T
             self.products.append([])
+            lines = None if operand is not None else integers.pack(
+                chain.tile_weights(source, config, column),
+                chain.weight_format.precision).reshape(vector, -1).T
             for runs in self._runs(source, row_pitch, column):
                 for line, part in self._parts(runs, uncut):
                     piece = Piece(chain.layers[0], Target.WEIGHTS, len(parameters), part.lines)
-                    parameters += lines[line:line + part.lines].astype("<u2").tobytes()
+                    if lines is not None:
+                        parameters += lines[line:line + part.lines].astype("<u2").tobytes()
+                    elif operand is not None:
+                        piece = dataclasses.replace(
+                            piece, segment=operand.segment, pitch=operand.row_bytes,
+                            offset=operand.offset + line * operand.row_bytes
+                            + column * vector * SLOT_BYTES)
                     self.products[-1].append(Product(piece, part.first, part.length, part.pitch))
 
         table = np.zeros((columns * vector, 4), np.uint32)
@@ -214,6 +238,9 @@ class Prepared:
         or slots are left out, of its pixels, row by row."""
         (height, width), (down, right) = self.chain.kernel, self.chain.dilation
         first, count = self.chain.slots(source, self.config, column)
+        if self.chain.transposed:
+            yield 0, _Runs(first * row_pitch, 1, row_pitch, count)
+            return
         if width == 1 or (right == 1 and count == source.pixel_slots):
             yield 0, _Runs(first, width * count, down * row_pitch, height)
             return

@@ -13,14 +13,15 @@ stripes are loaded again for every part: what costs less is taken.
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from .config import SLOT_BYTES, CoreConfig
 from .fusion import Chain, CompileError, Fused, Tensor
 from .isa import INSTRUCTION_BYTES, Instruction, Segment, Target
-from .layout import StripeLayout
+from .layout import StripeLayout, TransposedStripe
 from .steps import (
     MOST_COUNT,
+    External,
     Prepared,
     Step,
     accumulator_parts,
@@ -30,7 +31,7 @@ from .steps import (
     tiles,
 )
 
-__all__ = ["StreamedSchedule"]
+__all__ = ["StreamedSchedule", "external_places"]
 
 #: Bytes that a tensor in the workspace begins at a multiple of.
 _ALIGNMENT = 64
@@ -38,16 +39,6 @@ _ALIGNMENT = 64
 _MOST_STRIPES = 8
 #: Cycles of an instruction beside its work, about.
 _OVERHEAD = 40
-
-
-@dataclasses.dataclass(frozen=True)
-class _External:
-    """Where a tensor lies in external memory: images of rows without borders."""
-
-    segment: Segment
-    offset: int
-    row_bytes: int
-    image_bytes: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,27 +69,26 @@ class StreamedSchedule:
 
     Parameters
     ----------
-    fused, config, batch
-        What, for which core, for how many images.
+    chains, tensors
+        The work in order, and every tensor by name.
+    external
+        Where each tensor lies.
+    config, batch
+        For which core, for how many images.
     parameters
         Contents of the segment PARAMETERS, which grow.
-
-    Members
-    -------
-    workspace_bytes
-        Smallest size of the segment WORKSPACE.
 
     Raises CompileError if a stripe of one row, a window or the weights do not fit.
     """
 
-    def __init__(self, fused: Fused, config: CoreConfig, batch: int, *,
+    def __init__(self, chains: Sequence[Chain], tensors: Mapping[str, Tensor],
+                 external: Mapping[str, External], config: CoreConfig, batch: int, *,
                  parameters: bytearray) -> None:
-        self.fused, self.config, self.batch = fused, config, batch
-        self.parts = accumulator_parts(fused.chains, config)
+        self.chains, self.tensors, self.external = chains, tensors, external
+        self.config, self.batch = config, batch
+        self.parts = accumulator_parts(chains, config)
         self.capacity = min(config.accumulator_depth // self.parts, MOST_COUNT)
         self.parameters = parameters
-        self.workspace_bytes = 0
-        self.external = {name: self._external(tensor) for name, tensor in fused.tensors.items()}
         self.part = 0
 
     def steps(self) -> list[list[Step]]:
@@ -106,19 +96,24 @@ class StreamedSchedule:
 
         The weights of a part are used again and again, those of different parts are not.
         """
-        return [part for chain in self.fused.chains for part in _Chain(self, chain).steps()]
+        return [part for chain in self.chains for part in _Chain(self, chain).steps()]
 
-    def _external(self, tensor: Tensor) -> _External:
-        network = self.fused.network
-        row = bus_row(tensor, self.config) * SLOT_BYTES
+
+def external_places(fused: Fused, config: CoreConfig,
+                    batch: int) -> tuple[dict[str, External], int]:
+    """Where the tensors of a network lie for `batch` images; and the bytes of WORKSPACE."""
+    network, places, end = fused.network, {}, 0
+    for name, tensor in fused.tensors.items():
+        row = bus_row(tensor, config) * SLOT_BYTES
         image = tensor.shape[0] * row
-        if tensor.name == network.output_name:
-            return _External(Segment.OUTPUT, 0, row, image)
-        if tensor.name == network.input_name:
-            return _External(Segment.INPUT, 0, row, image)
-        offset = self.workspace_bytes
-        self.workspace_bytes += -(-self.batch * image // _ALIGNMENT) * _ALIGNMENT
-        return _External(Segment.WORKSPACE, offset, row, image)
+        if name == network.output_name:
+            places[name] = External(Segment.OUTPUT, 0, row, image)
+        elif name == network.input_name:
+            places[name] = External(Segment.INPUT, 0, row, image)
+        else:
+            places[name] = External(Segment.WORKSPACE, end, row, image)
+            end += -(-batch * image // _ALIGNMENT) * _ALIGNMENT
+    return places, end
 
 
 class _Chain:
@@ -126,7 +121,7 @@ class _Chain:
 
     def __init__(self, schedule: StreamedSchedule, chain: Chain) -> None:
         self.schedule, self.chain, self.config = schedule, chain, schedule.config
-        tensors = schedule.fused.tensors
+        tensors = schedule.tensors
         source = tensors[chain.source]
         residue = chain.kernel[1] * source.pixel_slots % self.config.residues
         self.source = dataclasses.replace(
@@ -136,6 +131,8 @@ class _Chain:
         self.residual = None if chain.residual is None else dataclasses.replace(
             tensors[chain.residual], border=(0, 0), row_residue=None)
         self.all_columns = -(-len(chain.weights) // self.config.column_lanes)
+        #: Rows of the largest stripe, once there is a cut.
+        self.most_rows = 0
         self.depth = max(chain.lines(source, self.config))
         cut = min(self._cuts(), key=self._cycles, default=None)
         if cut is None:
@@ -144,6 +141,7 @@ class _Chain:
                                f"{self._slots(least)} slots of the activation scratchpad; the "
                                f"core has {self.config.activation_slots}")
         self.cut = cut
+        self.most_rows = max(stripe.rows[1] for stripe in self._stripes((cut.images, cut.rows)))
         #: Of each source buffer, its images and rows, and which of those have been cleared.
         self.cleared: list[tuple[tuple[int, int], list[tuple[int, int]]]] = \
             [((0, 0), [])] * cut.sources
@@ -172,7 +170,8 @@ class _Chain:
             least * -(-self.all_columns // (least * parts))
             for parts in range(1, self.all_columns // least + 1))
         sizes = [(images, height) for images in range(batch, 0, -1)]
-        sizes += [(1, rows) for rows in range(height - 1, 0, -1)]
+        step = self.config.bus_slots if self.chain.transposed else 1
+        sizes += [(1, rows) for rows in range((height - 1) // step * step, 0, -step)]
         for columns, (sources, targets) in itertools.product(widths, ((2, 2), (2, 1), (1, 1))):
             fitting = [size for size in sizes if self._slots(
                 _Cut(columns, *size, sources, targets)) <= self.config.activation_slots]
@@ -262,14 +261,25 @@ class _Chain:
 
     def _stripes(self, size: tuple[int, int]) -> list[_Stripe]:
         """Stripes of at most so many images and rows."""
-        return [_Stripe(images, rows)
-                for images in split(self.schedule.batch, size[0])
-                for rows in split(self.chain.shape[0], size[1])]
+        height = self.chain.shape[0]
+        rows = split(height, size[1])
+        if self.chain.transposed and size[1] < height:
+            # They begin at whole words of the bus.
+            word = self.config.bus_slots
+            rows = [(first * word, min(count * word, height - first * word))
+                    for first, count in split(-(-height // word), size[1] // word)]
+        return [_Stripe(images, each) for images in split(self.schedule.batch, size[0])
+                for each in rows]
 
     # --- buffers
 
-    def _source_layout(self, stripe: _Stripe, address: int) -> StripeLayout:
+    def _source_layout(self, stripe: _Stripe, address: int) -> StripeLayout | TransposedStripe:
         chain = self.chain
+        if chain.transposed:
+            return TransposedStripe(
+                tensor=self.source, first_row=stripe.rows[0], row_slots=stripe.rows[1],
+                most_slots=max(self.most_rows, stripe.rows[1]), address=address,
+                config=self.config)
         first = stripe.rows[0] * chain.pool_stride[0] * chain.stride[0] - chain.padding[0]
         return StripeLayout(
             tensor=self.source, first_image=stripe.images[0], images=stripe.images[1],
@@ -302,8 +312,11 @@ class _Chain:
         """The steps of each part of the columns."""
         cut, schedule, chain = self.cut, self.schedule, self.chain
         first = self._source_layout(_Stripe((0, 1), (0, 1)), 0)
-        prepared = Prepared(chain, self.config, self.source, first.row_pitch, uncut=False,
-                            parameters=schedule.parameters)
+        prepared = Prepared(
+            chain, self.config, self.source, first.run_pitch if isinstance(
+                first, TransposedStripe) else first.row_pitch, uncut=False,
+            operand=schedule.external[chain.operand] if chain.operand else None,
+            parameters=schedule.parameters)
         source_size, residual_size, target_size = self._buffers(cut)
         residuals = cut.sources * source_size
         targets = residuals + cut.sources * residual_size
@@ -364,9 +377,16 @@ class _Chain:
             steps += self._move("STORE", target, column, columns)
         yield steps
 
-    def _load(self, layout: StripeLayout, buffer: int) -> list[Step]:
+    def _load(self, layout: StripeLayout | TransposedStripe, buffer: int) -> list[Step]:
         """Bring a stripe of the source into its buffer, with zeros around it."""
         name, steps = self.chain.source, []
+        if isinstance(layout, TransposedStripe):
+            external = self.schedule.external[name]
+            return [Step(name, Instruction(
+                "LOAD", target=Target.ACTIVATIONS, segment=external.segment,
+                offset=external.offset + layout.first_row * SLOT_BYTES, rows=layout.rows,
+                source_pitch=external.row_bytes, length=layout.row_slots,
+                address=layout.address, pitch=layout.run_pitch))]
         outside = layout.outside()
         shape = (layout.images, layout.rows)
         # What has been cleared stays so as long as rows lie where they did.
@@ -386,7 +406,7 @@ class _Chain:
                 **self._rows(layout, external, image, first, rows, "source_pitch"))))
         return steps
 
-    def _rows(self, layout: StripeLayout, external: _External, image: int, first: int, rows: int,
+    def _rows(self, layout: StripeLayout, external: External, image: int, first: int, rows: int,
               external_pitch: str) -> dict[str, int]:
         """Fields that say where rows of an image lie, inside and outside."""
         length, pitch = layout.stored_row_slots, layout.row_pitch
@@ -400,7 +420,7 @@ class _Chain:
 
     def _move(self, name: str, layout: StripeLayout, column: int, columns: int) -> list[Step]:
         """LOAD a stripe of the residual, or STORE one of the result."""
-        tensor = self.schedule.fused.tensors[layout.tensor.name]
+        tensor = self.schedule.tensors[layout.tensor.name]
         external = self.schedule.external[tensor.name]
         fields: dict = {"segment": external.segment}
         external_pitch = "target_pitch"
