@@ -9,8 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("arithmetic", "multiply_add", "core", "coverage", "utilisation", "accuracy",
-              "sequences")
+BENCHMARKS = ("arithmetic", "multiply_add", "core", "coverage", "utilisation", "resnet50",
+              "training", "accuracy", "sequences")
 
 
 def main() -> int:

@@ -19,6 +19,7 @@ from .config import CoreConfig
 from .interpreter import Machine, Result
 from .isa import INSTRUCTION_BYTES, MOST_INSTRUCTIONS, Cause, Segment, encode_program
 from .registers import BY_NAME, WATCHDOG_RESET, Access, Control, Status, constants
+from .training import CompiledTraining
 
 __all__ = ["Bus", "CoreError", "Driver", "ModelBus", "Placement", "place"]
 
@@ -57,7 +58,7 @@ class Placement:
     end: int
 
 
-def place(compiled: Compiled, base: int = 0) -> Placement:
+def place(compiled: Compiled | CompiledTraining, base: int = 0) -> Placement:
     """Regions for the program and for each segment, one after the other from `base` on.
 
     Raises ValueError if `base` is no multiple of 4096.

@@ -87,7 +87,6 @@ class StreamedSchedule:
         self.chains, self.tensors, self.external = chains, tensors, external
         self.config, self.batch = config, batch
         self.parts = accumulator_parts(chains, config)
-        self.capacity = min(config.accumulator_depth // self.parts, MOST_COUNT)
         self.parameters = parameters
         self.part = 0
 
@@ -134,6 +133,11 @@ class _Chain:
         #: Rows of the largest stripe, once there is a cut.
         self.most_rows = 0
         self.depth = max(chain.lines(source, self.config))
+        # Where the special functions are the slower ones, fewer and longer instructions are better.
+        vectors = math.prod(chain.convolution_shape[:2]) * -(-self.depth // self.config.rows)
+        elements = math.prod((*chain.shape[:2], *chain.window, self.config.phases))
+        self.parts = min(schedule.parts, 2) if elements >= vectors else schedule.parts
+        self.capacity = min(self.config.accumulator_depth // self.parts, MOST_COUNT)
         cut = min(self._cuts(), key=self._cycles, default=None)
         if cut is None:
             least = _Cut(self._least_columns(), 1, 1, 1, 1)
@@ -207,7 +211,7 @@ class _Chain:
         source_cycles = target_cycles = 0
         stripes = self._stripes((cut.images, cut.rows))
         for stripe in stripes:
-            for tile in tiles(chain, self.schedule.capacity, stripe.images, stripe.rows):
+            for tile in tiles(chain, self.capacity, stripe.images, stripe.rows):
                 vectors = (tile.images * self._conv_rows(tile.rows)
                            * ((tile.columns - 1) * chain.pool_stride[1] + chain.window[1]))
                 windows = tile.images * tile.rows * tile.columns
@@ -363,12 +367,12 @@ class _Chain:
             steps += [Step(chain.name, fill) for fill in target.column_fills()]
             ahead = cut.sources == 2 and place + 1 < len(work)
             for each in range(column, column + columns):
-                for tile in tiles(chain, schedule.capacity, stripe.images, stripe.rows):
-                    schedule.part = (schedule.part + 1) % schedule.parts
+                for tile in tiles(chain, self.capacity, stripe.images, stripe.rows):
+                    schedule.part = (schedule.part + 1) % self.parts
                     made = item(prepared, tile, each, source=source, target=target,
                                 residual=residual, first_column=column)
                     for step in made.steps:
-                        step.instruction.values["accumulator"] = schedule.part * schedule.capacity
+                        step.instruction.values["accumulator"] = schedule.part * self.capacity
                     steps += made.steps
                     # The next stripe comes behind what the first tile needs.
                     if ahead:

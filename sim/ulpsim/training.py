@@ -203,7 +203,7 @@ def training_products(x: ArrayLike, w: ArrayLike, dy: ArrayLike,
     x, w, dy = (np.asarray(matrix, np.int64) for matrix in (x, w, dy))
 
     def product(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
-        sums = matmul(left, right, Precision.FP16, False, False, config.rows)
+        sums = matmul(left, right, _FP16, _FP16, config.rows)
         return dlfloat.encode_array(float32.to_values(sums)).astype(np.int64)
 
     return {"y": product(x, w), "dw": product(x.T, dy), "dx": product(dy, w.T)}
