@@ -66,8 +66,11 @@ def random_program(seed: int, config: CoreConfig, base: int = 0) -> RandomProgra
     return _instruction_program(rng, config, base)
 
 
-def covering_programs(seed: int, config: CoreConfig, base: int = 0) -> list[RandomProgram]:
+def covering_programs(seed: int, config: CoreConfig, base: int = 0, *,
+                      instructions_alone: bool = False) -> list[RandomProgram]:
     """Random programs, one after the other in memory, that hit every bin of `coverage`.
+
+    With `instructions_alone` those that need neither networks nor several programs are enough.
 
     Raises RuntimeError, naming the bins, if some cannot be drawn.
     """
@@ -88,6 +91,8 @@ def covering_programs(seed: int, config: CoreConfig, base: int = 0) -> list[Rand
 
     while wanted := missing(instructions_alone=True):
         add(_InstructionWriter(rng, config).write(base, wanted))
+    if instructions_alone:
+        return programs
     # What is left comes by chance: networks of certain shapes, tokens, places in memory.
     for _ in range(4000):
         wanted = missing()
