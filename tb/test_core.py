@@ -25,7 +25,7 @@ from ulpsim.isa import (
 )
 from ulpsim.programs import RandomProgram, covering_programs, random_program
 from ulpsim.tokens import with_tokens
-from wide import WIDE
+from wide import EVERY, WIDE
 
 _PAGE = 4096
 
@@ -93,12 +93,16 @@ def test_random_programs_words_and_cycles(config, latency, count, seed):
     compare(config, place_random(config, range(first, first + count)), latency)
 
 
-@pytest.mark.parametrize("config", [EDGE, NANO, WIDE], ids=lambda c: c.name)
-def test_every_bin_of_the_coverage_is_hit(config, seed, record_property):
+@pytest.mark.parametrize(("config", "instructions_alone"), [
+    pytest.param(EDGE, False, id="edge"), pytest.param(NANO, False, id="nano"),
+    pytest.param(WIDE, False, id="wide"),
+    pytest.param(EVERY, True, id="every", marks=pytest.mark.nightly)])
+def test_every_bin_of_the_coverage_is_hit(config, instructions_alone, seed, record_property):
     """Formats, operations, shapes and networks: `ulpsim.coverage` says what must occur."""
-    programs = covering_programs(seed, config)
+    programs = covering_programs(seed, config, instructions_alone=instructions_alone)
     compare(config, place_programs(programs), latency=11)
-    groups = summary(config, set().union(*(program.bins(config) for program in programs)))
+    groups = summary(config, set().union(*(program.bins(config) for program in programs)),
+                     instructions_alone=instructions_alone)
     record_property("coverage", {config.name: {
         "programs": len(programs), "bins": sum(group["bins"] for group in groups.values()),
         "hit": sum(group["hit"] for group in groups.values())}})

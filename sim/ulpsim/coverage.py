@@ -300,11 +300,13 @@ def bins_of(config: CoreConfig, program: Iterable[Instruction],
     return found
 
 
-def summary(config: CoreConfig, found: set[Bin]) -> dict[str, dict[str, Any]]:
+def summary(config: CoreConfig, found: set[Bin], *, instructions_alone: bool = False
+            ) -> dict[str, dict[str, Any]]:
     """For each group the number of its bins, of those hit, and the names of those that are not."""
     return {group: {"bins": len(values), "hit": sum((group, v) in found for v in values),
                     "missing": [_name(v) for v in values if (group, v) not in found]}
-            for group, values in required(config).items()}
+            for group, values in required(
+                config, instructions_alone=instructions_alone).items()}
 
 
 def _name(values: tuple[Any, ...]) -> str:
