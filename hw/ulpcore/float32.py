@@ -118,17 +118,9 @@ def fp8_to_dlfloat(code: ValueLike, backward: ValueLike, forward_bias: ValueLike
     return (wide | Cat(code[:7].all().replicate(15))) & code[:7].any().replicate(16)
 
 
-def _rounded_result(m: Module, sign: Value, magnitude: Value, exponent: Value, carry: Value,
+def _rounded_result(m: Module, sign: Value, magnitude: Value, overflow: Value, underflow: Value,
                     nan: Value, zero: Value) -> Signal:
-    """A result in its register, from 23 bits of fraction and 8 of exponent, rounded.
-
-    `exponent` is as it was before rounding, 10 bits (signed), and `carry` what rounding adds to
-    it: overflow and underflow are known without waiting for the rounded result.
-    """
-    exponent = _named(m, exponent, "exponent_before")
-    finite = _named(m, ~exponent[8] & ~exponent[1:8].all(), "finite")
-    overflow = ~exponent[9] & ~finite & (exponent[8] | exponent[0] | carry)
-    underflow = exponent[9] | (~exponent[:9].any() & ~carry)
+    """A result in its register, from 23 bits of fraction and 8 of exponent, rounded."""
     no_number = _named(m, nan | overflow, "no_number")
     special = _named(m, no_number | zero | underflow, "special")
     result = Signal(32, name="result_out", reset_less=True)
@@ -144,9 +136,9 @@ def _rounded_result(m: Module, sign: Value, magnitude: Value, exponent: Value, c
 class Add(wiring.Component):
     """`result` = a + b, rounded to nearest even, `stages` cycles later.
 
-    The operand of the greater magnitude is found first; the other one is shifted right against
-    it, bits that drop out gathered in a sticky bit; the sum is shifted left until its first one
-    is in front; rounding carries into the exponent by itself.
+    The operand of the greater magnitude is found first, and how much greater its exponent is; the
+    other one is shifted right against it, bits that drop out gathered in a sticky bit; the sum is
+    shifted left until its first one is in front; rounding carries into the exponent by itself.
 
     Parameters
     ----------
@@ -160,9 +152,9 @@ class Add(wiring.Component):
 
     #: After which steps there is a register, besides the one at the end.
     _REGISTERS = {
-        3: ("order", "coarse"),
-        4: ("order", "align", "coarse"),
-        5: ("order", "align", "coarse", "fine"),
+        3: ("order", "add"),
+        4: ("order", "add", "normalise"),
+        5: ("order", "align", "add", "normalise"),
     }
 
     def __init__(self, *, stages: int = 4) -> None:
@@ -181,79 +173,96 @@ class Add(wiring.Component):
                     for name, value in values.items()]
 
         swap = self.a[:31] < self.b[:31]
-        large, small = after("order", large=Mux(swap, self.b, self.a),
-                             small=Mux(swap, self.a, self.b))
+        # Both differences are there before it is known which one counts.
+        distance = Mux(swap, (_exponent(self.b) - _exponent(self.a))[:8],
+                       (_exponent(self.a) - _exponent(self.b))[:8])
+        large, small, distance = after("order", large=Mux(swap, self.b, self.a),
+                                       small=Mux(swap, self.a, self.b), distance=distance)
 
-        subtract = _sign(large) ^ _sign(small)
-        distance = _named(m, (_exponent(large) - _exponent(small))[:8], "distance")
         # If even `large` counts as zero its significand leads to an exponent of 0: zero again.
         present = _exponent(small).any()
         near = present & ~distance[5:].any()
-        aligned: Value = Cat(present & ~near, Const(0, 2),
-                             _significand(small) & near.replicate(24))
+        aligned: Value = Cat(Const(0, 3), _significand(small))
+        dropped = []
         for bit in reversed(range(5)):
             step = 1 << bit
-            shifted = Cat(aligned[:step + 1].any(), aligned[step + 1:], Const(0, step))
-            aligned = _named(m, Mux(distance[bit], shifted, aligned), f"aligned_{step}")
+            dropped.append(_named(m, distance[bit] & aligned[:step].any(), f"dropped_{step}"))
+            aligned = _named(m, Mux(distance[bit], Cat(aligned[step:], Const(0, step)), aligned),
+                             f"aligned_{step}")
+        sticky = Mux(near, aligned[0] | Cat(dropped).any(), present)
         # The exponent of the result is that of `large`, plus 1, minus the shift to the left: plus
         # 2, plus the complement of the shift.
         significand, addend, subtract, exponent, sign, nan = after(
-            "align", significand=_significand(large), addend=aligned ^ subtract.replicate(27),
-            subtract=subtract, exponent=_exponent(large) + 2, sign=_sign(large),
-            nan=_exponent(large).all())
+            "align", significand=_significand(large),
+            addend=Cat(sticky, aligned[1:] & near.replicate(26)),
+            subtract=_sign(large) ^ _sign(small), exponent=_exponent(large) + 2,
+            sign=_sign(large), nan=_exponent(large).all())
+        # Beyond the largest exponent, 254, are what begins there and is shifted by nothing, and
+        # what comes to it and is carried on.
+        last = exponent == 254 + 2
+        last_but_one = exponent == 253 + 2
 
         # The carry into an adder is a lowest bit of both operands, here and below.
         total = (Cat(Const(1, 1), Const(0, 3), significand, Const(0, 1))
-                 + Cat(subtract, addend, subtract))[1:29]
-        total = _named(m, total, "total")
-        total, coarse = _normalise(m, total, (16, 8, 4))
-        total, coarse, exponent, sign, nan = after(
-            "coarse", total=total, shift=coarse, exponent=exponent, sign=sign, nan=nan)
+                 + Cat(subtract, addend ^ subtract.replicate(27), subtract))[1:29]
+        total, exponent, last, last_but_one, sign, nan = after(
+            "add", total=total, exponent=exponent, last=last, last_but_one=last_but_one, sign=sign,
+            nan=nan)
 
-        total, fine = _normalise(m, total, (2, 1))
-        total, shift, exponent, sign, nan = after(
-            "fine", total=total, shift=Cat(fine, coarse), exponent=exponent, sign=sign, nan=nan)
+        total, shift = _normalise(m, total)
+        total, unmoved, minus, exponent, last, last_but_one, sign, nan = after(
+            "normalise", total=total, unmoved=~shift.any(), minus=~shift, exponent=exponent,
+            last=last, last_but_one=last_but_one, sign=sign, nan=nan)
+        before, (total, moved) = total, _normalise_last(m, total)
+        minus = Cat(~moved, minus, Const(-1, 5))
 
         round_up = total[3] & (total[4] | total[:3].any())
         rounded = _named(
             m, (Cat(Const(1, 1), total[4:27], exponent, Const(0, 1))
-                + Cat(round_up, Const(0, 23), ~shift, Const(-1, 5)))[1:34], "rounded")
-        before = exponent + Cat(~shift, Const(-1, 5))
-        # A fraction of ones is odd: it rounds up whenever the next bit is set.
-        m.d.comb += self.result.eq(_rounded_result(m, sign, rounded, before[:10],
-                                                   total[3:27].all(), nan, ~total[27]))
+                + Cat(round_up, Const(0, 23), minus))[1:34], "rounded")
+        # Known without waiting for `rounded`. A fraction of ones is odd: it rounds up whenever the
+        # next bit is set.
+        carry = before[3:26].all() & Mux(moved, before[2], before[26])
+        overflow = unmoved & (last & (~moved | carry) | last_but_one & ~moved & carry)
+        exponent = _named(m, (exponent + minus)[:10], "exponent_before")
+        underflow = exponent[9] | ~exponent[:9].any() & ~carry
+        m.d.comb += self.result.eq(_rounded_result(m, sign, rounded, overflow, underflow, nan,
+                                                   ~total[27]))
         return m
 
 
-def _normalise(m: Module, value: Value, steps: tuple[int, ...],
-               enable: ValueLike = 1) -> tuple[Value, Value]:
-    """`value` shifted left by each step whose highest bits are all zero; what was shifted, as
-    bits of which the first is that of the last step. Nothing is shifted without `enable`.
+def _normalise(m: Module, value: Value, enable: ValueLike = 1) -> tuple[Value, Value]:
+    """`value`, of 28 or 32 bits, shifted left until a one is among the first two bits; the shift
+    divided by two, 4 bits. Nothing is shifted without `enable`; a zero by any amount.
 
-    Which groups of bits are not zero is found once, and shifted beside `value`: no step waits for
-    the bits that the one before has moved. The last step is the size of a group, and divides the
-    others and the value's length.
+    How many groups of four bits are zero in front of the first other one is found at once, without
+    waiting for the bits that a step has moved.
     """
-    unit = steps[-1]
-    groups: Value = _named(m, Cat(value[i:i + unit].any() for i in range(0, len(value), unit)),
-                           "groups")
-    taken: list[Value] = []
-    for step in steps:
-        count = step // unit
-        empty = _named(m, ~groups[len(groups) - count:].any() & enable, f"empty_{step}")
-        groups = _named(m, Mux(empty, Cat(Const(0, count), groups[:len(groups) - count]), groups),
-                        f"groups_{step}")
-        value = _named(m, Mux(empty, Cat(Const(0, step), value[:len(value) - step]), value),
+    length = len(value)
+    groups = _named(m, Cat(value[i:i + 4].any() for i in range(length - 4, -1, -4)), "groups")
+    ones = [*groups, *[Const(0, 1)] * (8 - len(groups))]
+    odd = ~(ones[0] | ~ones[1] & (ones[2] | ~ones[3] & (ones[4] | ~ones[5] & ones[6])))
+    twos = ~(ones[0] | ones[1] | ~(ones[2] | ones[3]) & (ones[4] | ones[5]))
+    count = _named(m, Cat(odd, twos, ~groups[:4].any()) & Value.cast(enable).replicate(3), "count")
+    for step, moved in ((16, count[2]), (8, count[1]), (4, count[0])):
+        value = _named(m, Mux(moved, Cat(Const(0, step), value[:length - step]), value),
                        f"normalised_{step}")
-        taken.insert(0, empty)
-    return value, Cat(taken)
+    moved = _named(m, ~value[-2:].any() & enable, "moved_2")
+    value = _named(m, Mux(moved, Cat(Const(0, 2), value[:length - 2]), value), "normalised_2")
+    return value, Cat(moved, count)
+
+
+def _normalise_last(m: Module, value: Value, enable: ValueLike = 1) -> tuple[Value, Value]:
+    """`value` shifted left by one if its first bit is zero; whether it was."""
+    moved = _named(m, ~value[-1] & enable, "moved_1")
+    return _named(m, Mux(moved, Cat(Const(0, 1), value[:-1]), value), "normalised_1"), moved
 
 
 class Multiply(wiring.Component):
     """`result` = a * b, rounded to nearest even, 4 cycles later.
 
     The first register is at the inputs, the second after the multipliers, the third after the
-    sum of their partial products.
+    sum of their partial products, which is brought to a first bit of 1 there.
 
     Parameters
     ----------
@@ -293,9 +302,9 @@ class Multiply(wiring.Component):
             lower_high = delay(m, lower * high, 1, name="lower_high")
         exponent = delay(m, (_exponent(a) + _exponent(b) - 127)[:10], 1,
                          name="exponent_sum")
-        zero = delay(m, ~_exponent(a).any() | ~_exponent(b).any(), 1, name="zero_in")
-        nan = delay(m, _exponent(a).all() | _exponent(b).all(), 1, name="nan_in")
-        sign = delay(m, _sign(a) ^ _sign(b), 3 - 1, name="sign")
+        zero = delay(m, ~_exponent(a).any() | ~_exponent(b).any(), 2, name="zero")
+        nan = delay(m, _exponent(a).all() | _exponent(b).all(), 2, name="nan")
+        sign = delay(m, _sign(a) ^ _sign(b), 2, name="sign")
 
         above_half = Const(0, half - upper_bits)
         middle, ends = Cat(above_half, upper_low), Cat(Const(0, half), Const(0, half), above_half,
@@ -305,23 +314,23 @@ class Multiply(wiring.Component):
             middle = middle + Cat(below_half, lower_high)
             ends = Cat(below_half, lower_low, above_half, upper_high)
         product = _named(m, Cat(ends[:half], (ends[half:] + middle)[:36]), "product")
-        product = delay(m, product, 1, name="product_sum")
-        exponent = delay(m, exponent, 1, name="exponent")
-        zero, nan = delay(m, zero, 1, name="zero"), delay(m, nan, 1, name="nan")
-
         # The product is from 1 to just below 4.
         above = product[47]
-        fraction = Mux(above, product[24:47], product[23:46])
-        guard = Mux(above, product[23], product[22])
-        odd = Mux(above, product[24], product[23])
-        sticky = product[:22].any() | (above & product[22])
-        round_up = guard & (odd | sticky)
-        rounded = _named(
-            m, (Cat(Const(1, 1), fraction, exponent)
-                + Cat(round_up, Const(0, 23), above, Const(0, 9)))[1:34], "rounded")
-        # A fraction of ones is odd: it rounds up whenever the next bit is set.
-        m.d.comb += self.result.eq(_rounded_result(m, sign, rounded, (exponent + above)[:10],
-                                                   fraction.all() & guard, nan, zero))
+        fraction = delay(m, Mux(above, product[24:47], product[23:46]), 1, name="fraction")
+        guard = delay(m, Mux(above, product[23], product[22]), 1, name="guard")
+        sticky = delay(m, product[:22].any() | (above & product[22]), 1, name="sticky")
+        exponent = delay(m, (exponent + above)[:10], 1, name="exponent")
+
+        round_up = guard & (fraction[0] | sticky)
+        rounded = _named(m, (Cat(Const(1, 1), fraction, exponent) + round_up)[1:34], "rounded")
+        # Known without waiting for `rounded`. A fraction of ones is odd: it rounds up whenever the
+        # next bit is set.
+        carry = fraction.all() & guard
+        finite = ~exponent[8] & ~exponent[1:8].all()
+        overflow = ~exponent[9] & ~finite & (exponent[8] | exponent[0] | carry)
+        underflow = exponent[9] | (~exponent[:9].any() & ~carry)
+        m.d.comb += self.result.eq(_rounded_result(m, sign, rounded, overflow, underflow, nan,
+                                                   zero))
         return m
 
 
@@ -345,12 +354,12 @@ class FromInteger(wiring.Component):
         sign = delay(m, sign, 2, name="sign")
         convert = delay(m, self.convert, 1, name="convert_in")
 
-        normal, high = _normalise(m, magnitude, (16, 8, 4), convert)
-        normal, high = delay(m, normal, 1, name="normal"), delay(m, high, 1, name="shift")
+        normal, shift = _normalise(m, magnitude, convert)
+        normal, shift = delay(m, normal, 1, name="normal"), delay(m, shift, 1, name="shift")
         convert = delay(m, convert, 1, name="convert_out")
 
-        normal, low = _normalise(m, normal, (2, 1), convert)
-        shift = Cat(low, high)
+        normal, last = _normalise_last(m, normal, convert)
+        shift = Cat(last, shift)
         round_up = normal[7] & (normal[8] | normal[:7].any())
         # The exponent is 158 - shift.
         rounded = _named(

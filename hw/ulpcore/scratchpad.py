@@ -180,12 +180,15 @@ class ActivationScratchpad(wiring.Component):
         turns = [(self.load, 1), (self.store, 0), (self.special_read, 0), (self.special_write, 1)]
         enable, write = Signal(name="shared_enable"), Signal(name="shared_write")
         address = Signal(self.slot_bits, name="shared_address")
+        # How many is asked of writes only: only load (phase 0) and special (phase 3) write, and
+        # one bit tells them apart.
         count = Signal(range(bank_count + 1), name="shared_count")
+        m.d.comb += count.eq(Mux(self.phase[0], self.special_write.count, self.load.count))
         with m.Switch(self.phase):
             for turn, (client, writes) in enumerate(turns):
                 with m.Case(turn):
                     m.d.comb += [enable.eq(client.enable), address.eq(client.address),
-                                 count.eq(client.count), write.eq(writes)]
+                                 write.eq(writes)]
 
         # Slot a + i lies in the line of a if it does not pass the last bank, else in the next.
         first, line = address[:bank_bits], address[bank_bits:]
@@ -193,7 +196,6 @@ class ActivationScratchpad(wiring.Component):
         m.d.comb += next_line.eq(line + 1)
         touched = _rotate(m, "shared_touched", [count > i for i in range(bank_count)], first,
                           left=True)
-        # Only load (phase 0) and special (phase 3) write: one bit tells them apart.
         slots = [Mux(self.phase[0], self.special_write.data[i], self.load.data[i])
                  for i in range(bank_count)]
         slots = _rotate(m, "shared_write", slots, first, left=True)

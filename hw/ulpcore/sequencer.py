@@ -11,6 +11,7 @@ from amaranth.hdl import (
     ResetInserter,
     Signal,
     Value,
+    ValueLike,
     unsigned,
 )
 from amaranth.lib import data, fifo, memory, stream, wiring
@@ -236,9 +237,9 @@ class Sequencer(wiring.Component):
         # Heads.
         tokens = [[Signal(_TOKEN_BITS, name=f"tokens_{giver.name}_{taker.name}".lower())
                    for taker in Unit] for giver in Unit]
-        overflow = [Signal(name=f"overflow_{unit.name.lower()}") for unit in Unit]
+        overflow = [Signal(len(Unit), name=f"overflow_{unit.name.lower()}") for unit in Unit]
         poster = [Signal(index, name=f"poster_{unit.name.lower()}") for unit in Unit]
-        full = Signal()
+        overflowing = []
         head_valid = Signal(len(Unit))
         head_loading = Signal(len(Unit))
         taken_index = Array(Signal(index, name=f"taken_{unit.name.lower()}")
@@ -274,14 +275,13 @@ class Sequencer(wiring.Component):
             overflows = []
             for taker in Unit:
                 count = tokens[giver.value][taker.value]
-                with m.If(count.all() & port.retired & port.retired_post[taker.value]):
-                    m.d.comb += full.eq(1)
+                overflowing.append(count.all() & port.retired & port.retired_post[taker.value])
                 total = Signal(_TOKEN_BITS + 1, name=f"total_{giver.name}_{taker.name}".lower())
                 m.d.comb += total.eq(count + (port.retired & port.retired_post[taker.value])
                                      - taken[taker.value][giver.value])
                 m.d.sync += count.eq(total)
                 overflows.append(total[-1])
-            m.d.sync += [overflow[giver.value].eq(Cat(overflows).any()),
+            m.d.sync += [overflow[giver.value].eq(Cat(overflows)),
                          poster[giver.value].eq(taken_index[giver.value])]
 
         # What ends a run.
@@ -324,16 +324,18 @@ class Sequencer(wiring.Component):
             *((port.fault, port.fault_cause, port.fault_index) for port in ports),
             (illegal, Cause.ILLEGAL_INSTRUCTION, pending_index),
             (ended, Cause.PROGRAM_LENGTH, place),
-            *((overflow[unit.value], Cause.TOKEN_OVERFLOW, poster[unit.value]) for unit in Unit),
+            *((overflow[unit.value].any(), Cause.TOKEN_OVERFLOW, poster[unit.value])
+              for unit in Unit),
             (still == _STILL_CYCLES, Cause.DEADLOCK, earliest_head[0]),
             (guarded & (deadline == 0), Cause.WATCHDOG, watched),
         ]
         cause = Signal(Cause)
         cause_index = Signal(index)
-        m.d.sync += [trouble.eq(refused), cause.eq(Cause.PROGRAM_LENGTH), cause_index.eq(0)]
-        for given, its_cause, its_index in reversed(reports):
-            with m.If(running & given):
-                m.d.sync += [trouble.eq(1), cause.eq(its_cause), cause_index.eq(its_index)]
+        given, first_cause, first_index = _first(m, reports)
+        m.d.sync += [trouble.eq(refused | running & given), cause.eq(first_cause),
+                     cause_index.eq(first_index)]
+        with m.If(refused):
+            m.d.sync += [cause.eq(Cause.PROGRAM_LENGTH), cause_index.eq(0)]
 
         aborting = Signal()
 
@@ -366,7 +368,8 @@ class Sequencer(wiring.Component):
                 or_stop()
             with m.State("RUN"):
                 # Nothing waits, so nothing takes a token either: a full counter overflows.
-                failing = Cat(overflow, *(port.fault for port in ports), full, trouble).any()
+                failing = Cat(overflow, *(port.fault for port in ports), *overflowing,
+                              trouble).any()
                 with m.If(halted & ~waiting.any() & ~busy_units.any() & ~failing & ~self.reset):
                     m.d.comb += self.done.eq(1)
                     m.next = "IDLE"
@@ -430,3 +433,17 @@ class Sequencer(wiring.Component):
         with m.If(self.clear):
             m.d.sync += [self.fetch.valid.eq(0), asked.eq(0), next_put.eq(0),
                          address.eq(self.program_address)]
+
+
+def _first(m: Module, reports: list[tuple[Value, ValueLike, Value]]) -> tuple[Value, Value, Value]:
+    """The first report that is given, in as few steps as there are levels of a tree."""
+    if len(reports) == 1:
+        given, cause, index = reports[0]
+        return given, Value.cast(cause), index
+    half = len(reports) // 2
+    sides = [_first(m, reports[:half]), _first(m, reports[half:])]
+    given = Signal(name=f"given_of_{len(reports)}")
+    m.d.comb += given.eq(sides[0][0] | sides[1][0])
+    cause, index = (Mux(sides[0][0], *pair) for pair in zip(*(side[1:] for side in sides),
+                                                            strict=True))
+    return given, cause, index
