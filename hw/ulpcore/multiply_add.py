@@ -102,8 +102,9 @@ class Product(data.Struct):
     NaN-Inf.
 
     Significand and carry add up to 2^10 at least and to less than 2^20. The carry is there for a
-    product that is itself a sum to which a 1 has still to be added. If `zero` is set the rest
-    means nothing, but the exponent must be from -64 to 63.
+    product that is itself a sum to which a 1 has still to be added. The exponent is -64 at least.
+    If `zero` is set the rest means nothing, but the exponent must be 63 at most, or 94 if
+    significand and carry are 0.
     """
 
     significand: 20
