@@ -27,7 +27,8 @@ from ulpsim.network import load_network
 from ulpsim.programs import random_program
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "fashion_mnist"
-NETWORKS = ("fashion-fp16", "fashion-int8", "fashion-int4", "fashion-int2")
+NETWORKS = ("fashion-fp16", "fashion-int8", "fashion-int4", "fashion-int2",
+            "fashion-fp8", "fashion-odd2", "fashion-ternary", "fashion-binary")
 
 
 def random_programs(config: CoreConfig, count: int, seed: int, model: MemoryModel) -> dict:
@@ -36,7 +37,8 @@ def random_programs(config: CoreConfig, count: int, seed: int, model: MemoryMode
     for i in range(count):
         case = random_program(1_000_000 * seed + i, config, base)
         parts.append(case.memory)
-        jobs.append(Job(case.base, len(case.program), case.segments))
+        jobs.append(Job(case.base, len(case.program), case.segments,
+                        forward_bias=case.forward_bias))
         programs.append(case.program)
         base += len(case.memory)
     memory = np.concatenate(parts)
@@ -45,7 +47,7 @@ def random_programs(config: CoreConfig, count: int, seed: int, model: MemoryMode
     machine = Machine(config, expected)
     faults = 0
     for job, program, result in zip(jobs, programs, results, strict=True):
-        machine.segments = dict(job.segments)
+        machine.segments, machine.forward_bias = dict(job.segments), job.forward_bias
         faults += machine.run(program).cause is not Cause.NONE or result.cause is not Cause.NONE
     figures = {"programs": count, "latency": model.latency,
                "written_words": int(np.count_nonzero(expected.view("<u4") != memory.view("<u4"))),

@@ -4,9 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RESULTS", "record"]
+__all__ = ["RESULTS", "last", "record"]
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def last(name: str) -> dict[str, Any]:
+    """The figures that were kept last; none if there are no such ones."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def record(name: str, figures: dict[str, Any], *, keep: bool = True) -> None:
@@ -14,17 +20,15 @@ def record(name: str, figures: dict[str, Any], *, keep: bool = True) -> None:
 
     The last figures stand in `bench/results/NAME.json`, which is committed.
     """
-    path = RESULTS / f"{name}.json"
-    last = json.loads(path.read_text()) if path.exists() else {}
     print(json.dumps({name: figures}, indent=2))
-    before, now = dict(_numbers(last)), dict(_numbers(figures))
+    before, now = dict(_numbers(last(name))), dict(_numbers(figures))
     for key, value in now.items():
         if key in before and before[key] != value:
             change = f" ({value / before[key] - 1:+.1%})" if before[key] else ""
             print(f"# {name}.{key}: {before[key]} -> {value}{change}")
     if keep:
         RESULTS.mkdir(exist_ok=True)
-        path.write_text(json.dumps(figures, indent=2) + "\n")
+        (RESULTS / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def _numbers(value: Any, prefix: str = "") -> list[tuple[str, float]]:

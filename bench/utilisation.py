@@ -32,7 +32,8 @@ def network(name: str, kind: Format, rng: np.random.Generator) -> Network:
     shape, weights_shape, padding = LAYERS[name]
     if kind.precision.is_float:
         weights = rng.normal(size=weights_shape) / np.sqrt(np.prod(weights_shape[1:]))
-        step = 1.0
+        # Few results are beyond the range of FP8.
+        step = 8.0 if kind.precision.is_fp8 else 1.0
     else:
         weights = rng.integers(kind.lowest, kind.highest + 1, weights_shape)
         # The result fills the format's range.
@@ -69,13 +70,16 @@ def measure(name: str, kind: Format, config: CoreConfig, seed: int, latency: int
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default="edge", help="a named core or a TOML file")
-    parser.add_argument("--formats", nargs="*", metavar="FORMAT", help="(default: all)")
+    parser.add_argument("--formats", nargs="*", metavar="FORMAT",
+                        help="(default: those of FP16, E4M3, INT8, INT4, INT2 that the core has)")
     parser.add_argument("--latency", type=int, default=16, help="of the memory, in cycles")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--no-keep", action="store_true", help="do not keep the figures")
     options = parser.parse_args()
     config = load_config(options.config)
-    kinds = [Format(p) for p in config.formats if not options.formats or p.name in options.formats]
+    # The two kinds of FP8 take the same time.
+    kinds = [Format(p) for p in config.formats if p.name in (
+        options.formats or ("FP16", "E4M3", "INT8", "INT4", "INT2"))]
     figures: dict = {"latency": options.latency, "seed": options.seed}
     for name, kind in track([(n, k) for n in LAYERS for k in kinds], "utilisation"):
         figures.setdefault(name, {})[kind.name] = measure(

@@ -8,7 +8,7 @@ import pytest
 from ulpsim.compiler import CompileError, compile_network
 from ulpsim.config import EDGE, NANO
 from ulpsim.evaluation import evaluate
-from ulpsim.formats import FORMATS
+from ulpsim.formats import FORMATS, Precision, multipliable
 from ulpsim.interpreter import Machine
 from ulpsim.isa import Cause, Instruction, Segment, Target
 from ulpsim.network import Network, Stored, load_network
@@ -18,14 +18,16 @@ from ulpsim.steps import Piece, Step
 from wide import WIDE
 
 PARAMETERS = Path(__file__).parent.parent / "examples" / "fashion_mnist" / "parameters"
+EVERY = dataclasses.replace(EDGE, formats=tuple(Precision))
+WIDE_EVERY = dataclasses.replace(WIDE, formats=tuple(Precision))
 CONFIGS = {
-    "edge": EDGE,
-    "nano": NANO,
-    "edge-small": dataclasses.replace(EDGE, weight_bytes=1024, accumulator_depth=64,
+    "edge": EVERY,
+    "edge-small": dataclasses.replace(EVERY, weight_bytes=1024, accumulator_depth=64,
                                       parameter_columns=16, activation_bytes=8192),
+    "nano": NANO,
     "nano-small": dataclasses.replace(NANO, weight_bytes=1024, accumulator_depth=32,
                                       parameter_columns=8, activation_bytes=4096),
-    "wide": WIDE,
+    "wide": WIDE_EVERY,
 }
 
 
@@ -42,7 +44,7 @@ def run(compiled, images):
         assert len(data) == segments[segment][1]
         memory[segments[segment][0]:][:len(data)] = np.frombuffer(data, np.uint8)
     machine = Machine(compiled.config, memory)
-    machine.segments = segments
+    machine.segments, machine.forward_bias = segments, compiled.forward_bias
     for array in (machine.activations, machine.weights, machine.parameters, machine.accumulators):
         array[...] = 0x7FFF
     result = machine.run(compiled.program)
@@ -139,10 +141,11 @@ def test_larger_than_the_scratchpad(rng):
     assert np.array_equal(run(compiled, images), evaluate(network, images))
 
 
-@pytest.mark.parametrize("name", ["fp16", "int8", "int4", "int2"])
+@pytest.mark.parametrize("name", ["fp16", "fp8", "int8", "int4", "int2", "odd2", "ternary",
+                                  "binary"])
 def test_trained_networks(name, rng):
     network = load_network(PARAMETERS / f"fashion-{name}.json")
-    compiled = compile_network(network, EDGE)
+    compiled = compile_network(network, EVERY)
     assert compiled.batch >= 2
     images = images_for(network, rng, compiled.batch)
     assert np.array_equal(run(compiled, images), evaluate(network, images))
@@ -151,7 +154,7 @@ def test_trained_networks(name, rng):
                                       "conv4": 451584, "conv5": 294912, "fc": 640}
 
 
-@pytest.mark.parametrize("name", ["int8", "int4", "int2"])
+@pytest.mark.parametrize("name", ["int8", "int4", "int2", "odd2", "ternary"])
 def test_trained_networks_on_the_small_core(name, rng):
     """What the small core lacks is FP16: with another output format the networks fit it."""
     network = load_network(PARAMETERS / f"fashion-{name}.json")
@@ -163,25 +166,70 @@ def test_trained_networks_on_the_small_core(name, rng):
     assert np.array_equal(run(compiled, images), evaluate(network, images, NANO))
 
 
-_EVERY = [name for name, f in FORMATS.items() if f.precision in EDGE.formats and not f.odd]
+_STORED = [name for name, f in FORMATS.items()
+           if f.precision is not Precision.BINARY and not f.odd]
 
 
-@pytest.mark.parametrize("kind", _EVERY)
+@pytest.mark.parametrize("kind", _STORED)
 def test_every_format(kind, rng):
-    """A strided, padded convolution from and to every format."""
-    for result in _EVERY:
+    """A strided, padded convolution from and to every format, by every format of weights."""
+    precision = FORMATS[kind].precision
+    partners = [name for name, f in FORMATS.items() if multipliable(precision, f.precision)]
+    pairs = [(kind, result) for result in _STORED]
+    pairs += [(partner, rng.choice(_STORED)) for partner in partners]
+    for weights, result in pairs:
         network = chain(
-            convolution(rng, 11, 5, kind=kind, stride=2, padding=1, step=0.01,
+            convolution(rng, 11, 5, kind=weights, stride=2, padding=1, step=0.01,
                         output={"format": result, "step": 0.1}), kind=kind)
         images = images_for(network, rng, 3)
-        assert np.array_equal(run(compile_network(network, EDGE, 3), images),
-                              evaluate(network, images))
+        assert np.array_equal(run(compile_network(network, EVERY, 3), images),
+                              evaluate(network, images)), f"{weights} to {result}"
+
+
+def test_binary_tensors(rng):
+    """+1 and -1 from end to end, and from and to other formats."""
+    stored = {"format": "BINARY"}
+    network = chain(
+        convolution(rng, 16, 32, kind="BINARY", step=0.05, output=stored),
+        convolution(rng, 32, 16, 2, kind="BINARY", step=0.1, stride=[1, 2], output=stored),
+        convolution(rng, 32, 32, 1, kind="BINARY", step=0.1),
+        {"op": "add", "inputs": ["layer2", "layer1"]},
+        {"op": "max_pool", "size": 2, "output": {"format": "UINT2", "step": 0.4}},
+        convolution(rng, 5, 32, 1, kind="ODD2", step=0.3, output={"format": "INT8"}),
+        shape=(8, 9, 32), kind="BINARY")
+    images = images_for(network, rng, 3)
+    expected = evaluate(network, images, WIDE_EVERY)
+    assert len(np.unique(expected)) > 5
+    for streamed in (False, True):
+        compiled = compile_network(network, WIDE_EVERY, 3, streamed=streamed)
+        assert np.array_equal(run(compiled, images), expected)
+
+
+@pytest.mark.parametrize("bias", [0, 7, 15])
+def test_forward_bias(bias, rng):
+    """One bias for all of a network's E4M3, in weights, tensors and the identity of a pool."""
+    stored = {"format": "E4M3", "step": 0.3}
+    network = Network.from_description({
+        "name": "bias", "forward_bias": bias,
+        "input": {"name": "image", "height": 6, "width": 5, "channels": 3, "format": "E4M3"},
+        "layers": [
+            convolution(rng, 7, 3, kind="E5M2", step=2.0 ** -bias, output=stored) | {
+                "name": "first", "input": "image"},
+            {"name": "pool", "op": "max_pool", "input": "first", "size": 2, "output": stored},
+            {"name": "last", "op": "fully_connected", "input": "pool", "weight_format": "E4M3",
+             "weights": 2.0 ** -bias * rng.normal(size=(4, 14)),
+             "output": {"format": "FP16"}}]})
+    compiled = compile_network(network, EVERY, 2)
+    assert compiled.forward_bias == bias
+    images = images_for(network, rng, 2)
+    expected = evaluate(network, images)
+    assert np.array_equal(run(compiled, images), expected)
 
 
 def test_weights_that_do_not_fit_are_loaded_piece_by_piece(rng):
     """One tile of columns needs more lines than there are: K is cut and accumulated."""
     config = CONFIGS["edge-small"]
-    for kind in ("INT8", "FP16"):
+    for kind in ("INT8", "FP16", "E4M3"):
         network = chain({"op": "fully_connected", "weights": convolution(
             rng, 20, 300, 1, kind)["weights"].reshape(20, 300), "weight_format": kind,
             "weight_step": 0.01, "output": {"format": kind, "step": 1.0}},
@@ -216,6 +264,26 @@ def test_a_new_part_spares_the_piece_in_use():
     steps = with_pieces([part(300, 100, 301), part(101, 302, 202)], config)
     assert [s.instruction["weights"] for s in steps if s.instruction.name == "MATMUL"] \
         == [0, 300, 0, 301, 0, 302]
+
+
+@pytest.mark.parametrize("weights, ratio", [("INT4", 2), ("ODD2", 4), ("BINARY", 8)])
+def test_narrow_weights_are_cut(weights, ratio, rng):
+    """Parts of K need not be whole lines of weights; and there are fewer lines."""
+    config = CONFIGS["edge-small"]
+    # A row of the kernel is an odd number of slots, and of the 64 lines half hold it.
+    channels = 2 * ((32 * ratio // 3 - 1) | 1)
+    network = chain(convolution(rng, 12, channels, kind=weights, step=0.01, padding=1,
+                                output={"format": "INT8", "step": 1.0}),
+                    shape=(4, 5, channels))
+    compiled = compile_network(network, config, 2)
+    products = [i for i in compiled.program if i.name == "MATMUL"]
+    assert [i["accumulate"] for i in products[:3]] == [0, 1, 1]
+    assert any(i["depth"] % ratio for i in products)
+    sizes = [i["length"] // config.column_lanes for i in compiled.program
+             if i.name == "LOAD" and i["target"] == Target.WEIGHTS.value]
+    assert sizes[0] == -(-products[0]["depth"] // ratio)
+    images = images_for(network, rng, 2)
+    assert np.array_equal(run(compiled, images), evaluate(network, images))
 
 
 def test_kernels_of_two_widths_over_one_tensor(rng):
@@ -265,13 +333,14 @@ def test_dilation_and_groups(config, seed):
     compared = set()
     for number in range(seed * 1000, seed * 1000 + 24):
         rng = np.random.default_rng(number)
-        kind = str(rng.choice([p.name for p in config.formats]))
+        kind = str(rng.choice([p.name for p in config.formats if p is not Precision.BINARY]))
         groups = int(rng.choice([2, 3, 4, 6]))
         channels, outputs = (groups * int(rng.integers(1, 9)) for _ in range(2))
         if number % 3 == 0:
             groups = outputs = channels
         window, dilation = ([int(n) for n in rng.integers(1, 4, 2)] for _ in range(2))
-        step = 1.0 if kind == "FP16" else float(FORMATS[kind].highest * (1 + channels))
+        step = 1.0 if FORMATS[kind].precision.is_float else \
+            float(FORMATS[kind].highest * (1 + channels))
         stored = {"format": kind, "step": step}
         layers = [
             convolution(rng, outputs, channels // groups, kind=kind, groups=groups,
@@ -360,12 +429,41 @@ REFUSED = {
                           {"op": "relu", "output": {"format": "INT8"}}), EDGE, None,
         r"layer 'layer1': must have an \"output\" format: relu 'layer2' cannot follow on layer0"),
     "two precisions": (
-        lambda rng: chain(convolution(rng, 4, 5, kind="INT4", output={"format": "INT8"})),
-        EDGE, None,
-        r"layer 'layer0': weights of INT4 need an input of the same precision, not INT8"),
+        lambda rng: chain(convolution(rng, 4, 5, kind="INT8", output={"format": "INT8"}),
+                          kind="UINT4"), EDGE, None,
+        r"layer 'layer0': weights to activations of INT4 must be of INT4, INT2, BINARY, not INT8"),
+    "weights of the core": (
+        lambda rng: chain(convolution(rng, 4, 5, kind="BINARY", output={"format": "INT8"})),
+        dataclasses.replace(NANO, formats=(Precision.INT8, Precision.INT2)), None,
+        r"layer 'layer0': weight_format must be one that the core 'nano' has \(INT8, INT2\), "
+        "not BINARY"),
+    "padding of BINARY": (
+        lambda rng: chain(convolution(rng, 4, 16, kind="BINARY", padding=[0, 1],
+                                      output={"format": "INT8"}), shape=(4, 4, 16), kind="BINARY"),
+        WIDE_EVERY, None,
+        r"layer 'layer0': padding must be 0 around 'image', as BINARY has no zero, not 0 x 1"),
+    "channels of BINARY": (
+        lambda rng: chain(convolution(rng, 4, 17, kind="BINARY", output={"format": "INT8"}),
+                          shape=(4, 4, 17), kind="BINARY"), WIDE_EVERY, None,
+        r"layer 'layer0': channels of 'image' must be the 32 that are stored, as BINARY has no "
+        "zero to fill them up, not 17"),
+    "groups of odd weights": (
+        lambda rng: chain(convolution(rng, 4, 5, kind="ODD4", groups=2,
+                                      output={"format": "INT8"}), shape=(4, 4, 10)), EDGE, None,
+        r"layer 'layer0': groups must be 1 with weights of ODD4, which has no zero for the "
+        "channels of other groups, not 2"),
+    "identity of BINARY": (
+        lambda rng: chain({"op": "max_pool", "size": 2, "output": {"format": "BINARY"}},
+                          shape=(4, 4, 16), kind="BINARY"), WIDE_EVERY, None,
+        r"layer 'image': format must be one with a zero, as what reads it needs a convolution by "
+        "the identity, not BINARY"),
+    "outputs of BINARY": (
+        lambda rng: chain(convolution(rng, 16, 5, output={"format": "BINARY"})), EVERY, None,
+        r"layer 'layer0': format must have at most 8 elements in a slot, as many as the core "
+        "'edge' has outputs, not the 16 of BINARY"),
     "format of the core": (
         lambda rng: chain(convolution(rng, 4, 5, output={"format": "FP16"})), NANO, None,
-        r"layer 'layer0': format must be one that the core 'nano' has \(INT8, INT4, INT2\), "
+        r"layer 'layer0': format must be one that the core 'nano' has \(INT8, INT4, INT2.*\), "
         "not FP16"),
     "scratchpad": (
         lambda rng: chain(convolution(rng, 8, 5, padding=1, output={"format": "INT8"}),

@@ -60,7 +60,8 @@ def place(cases) -> Placed:
 def place_programs(cases: Sequence[RandomProgram]) -> Placed:
     """Random programs that stand one behind the other."""
     return Placed(np.concatenate([case.memory for case in cases]),
-                  [Job(case.base, len(case.program), case.segments) for case in cases],
+                  [Job(case.base, len(case.program), case.segments,
+                       forward_bias=case.forward_bias) for case in cases],
                   [case.program for case in cases])
 
 

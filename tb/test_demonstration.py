@@ -12,11 +12,13 @@ from ulpcore.demonstration import compare_network
 from ulpcore.rtl import MemoryModel
 from ulpsim.config import EDGE, NANO
 from ulpsim.evaluation import evaluate, quantise
-from ulpsim.formats import FORMATS
+from ulpsim.formats import FORMATS, Precision
 from ulpsim.network import Stored, load_network
 
 FOLDER = Path(__file__).parents[1] / "examples" / "fashion_mnist"
-NAMES = ("fashion-fp16", "fashion-int8", "fashion-int4", "fashion-int2")
+EVERY = dataclasses.replace(EDGE, formats=tuple(Precision))
+NAMES = ("fashion-fp16", "fashion-fp8", "fashion-int8", "fashion-int4", "fashion-int2",
+         "fashion-odd2", "fashion-ternary", "fashion-binary")
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +31,13 @@ def images():
 def test_networks_agree(name, images):
     network = load_network(FOLDER / "parameters" / f"{name}.json")
     codes = quantise(images, network.input)
-    run = compare_network(network, EDGE, codes, model=MemoryModel(latency=20), batch=2)
+    run = compare_network(network, EVERY, codes, model=MemoryModel(latency=20), batch=2)
     assert run.comparison.agree
     assert run.cycles == run.predicted
     assert (run.outputs_rtl == evaluate(network, codes)).all()
 
 
-@pytest.mark.parametrize("name", ["fashion-int8", "fashion-int2"])
+@pytest.mark.parametrize("name", ["fashion-int8", "fashion-odd2"])
 def test_networks_agree_in_integers(name, images):
     """The core without floating point, from integer images to integer outputs."""
     network = load_network(FOLDER / "parameters" / f"{name}.json").with_output(

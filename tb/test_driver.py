@@ -10,8 +10,9 @@ from ulpsim.compiler import compile_network
 from ulpsim.config import EDGE, NANO
 from ulpsim.driver import CoreError, Driver, ModelBus, place
 from ulpsim.evaluation import evaluate
+from ulpsim.formats import Precision
 from ulpsim.isa import Cause, Instruction, Segment
-from ulpsim.network import load_network
+from ulpsim.network import Network, load_network
 from ulpsim.programs import random_codes
 from ulpsim.registers import BY_NAME
 
@@ -27,6 +28,21 @@ def test_any_number_of_images(rng):
         assert np.array_equal(driver.run(images[:count]), expected[:count])
     real = images[:3] * NETWORK.input.step
     assert np.array_equal(driver.run(real), expected[:3])
+
+
+@pytest.mark.parametrize("bias", [4, 11])
+def test_forward_bias(bias, rng):
+    config = dataclasses.replace(EDGE, formats=tuple(Precision))
+    network = Network.from_description({
+        "name": "bias", "forward_bias": bias,
+        "input": {"name": "image", "height": 2, "width": 2, "channels": 3, "format": "E4M3"},
+        "layers": [{"name": "layer", "op": "fully_connected", "input": "image",
+                    "weights": rng.normal(size=(3, 12)), "weight_format": "E4M3",
+                    "output": {"format": "E5M2"}}]})
+    driver = Driver(ModelBus(config, 1 << 18), compile_network(network, config, 2))
+    images = random_codes(rng, network.input.format, (2, 2, 2, 3))
+    assert np.array_equal(driver.run(images), evaluate(network, images))
+    assert driver.bus.read_register(BY_NAME["FORWARD_BIAS"].offset) == bias
 
 
 def test_placement():

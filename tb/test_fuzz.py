@@ -186,7 +186,8 @@ def place(config: CoreConfig, seeds: range) -> tuple[np.ndarray, list[Sample],
             memory = program.memory.copy()
             code = memory[:len(program.program) * INSTRUCTION_BYTES]
             if bad:
-                job = Job(address, len(program.program), program.segments, WATCHDOG, limit=LIMIT)
+                job = Job(address, len(program.program), program.segments, WATCHDOG, limit=LIMIT,
+                          forward_bias=program.forward_bias)
                 if kind is mutated:
                     code[...] = np.frombuffer(encode_program(serial(program.program)), np.uint8)
                 if kind in CODE_KINDS:
@@ -222,7 +223,8 @@ def fuzz(config: CoreConfig, seeds: range, model: MemoryModel | None = None
     """
     before, samples, good = place(config, seeds)
     jobs = [job for sample, program in zip(samples, good, strict=True) for job in (
-        sample.job, Job(program.base, len(program.program), program.segments))]
+        sample.job, Job(program.base, len(program.program), program.segments,
+                        forward_bias=program.forward_bias))]
     results, memory = run_jobs(config, before, jobs, model=model)
     machine = Machine(config, before.copy(), 0)
     may_change = np.zeros(len(before), bool)
@@ -234,13 +236,14 @@ def fuzz(config: CoreConfig, seeds: range, model: MemoryModel | None = None
         assert possible(config, sample, bad), f"{name}: {bad}"
         if sample.kind == "random_memory":
             machine.segments = dict(sample.job.segments)
+            machine.forward_bias = sample.job.forward_bias
             assert machine.run(sample.code.tobytes()).cause is Cause.NONE
         else:
             for segment in WRITABLE:
                 first, size = sample.job.segments[segment]
                 may_change[first:first + size] = True
         assert after == JobResult(Cause.NONE, 0, after.cycles), f"after {name}: {after}"
-        machine.segments = program.segments
+        machine.segments, machine.forward_bias = program.segments, program.forward_bias
         assert machine.run(program.program).cause is Cause.NONE
         kind = counts.setdefault(sample.kind, {})
         kind[bad.cause.name] = kind.get(bad.cause.name, 0) + 1

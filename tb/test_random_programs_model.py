@@ -1,22 +1,26 @@
 """Random programs are valid, small, and the same for a seed."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from ulpsim.config import EDGE, NANO
 from ulpsim.cycles import predict
+from ulpsim.formats import Precision, multipliable
 from ulpsim.interpreter import Machine
 from ulpsim.isa import Cause, Function, Segment, Source
 from ulpsim.programs import random_program
 from wide import WIDE
 
-CONFIGS = [EDGE, NANO, WIDE]
-COUNT = 60
+EVERY = dataclasses.replace(WIDE, formats=tuple(Precision))
+CONFIGS = [EDGE, NANO, EVERY]
+COUNT = 80
 
 
 def run(sample, config, contents=0):
     """External memory after the program, on a machine whose memories hold `contents` at first."""
     machine = Machine(config, sample.memory.copy(), sample.base)
-    machine.segments = sample.segments
+    machine.segments, machine.forward_bias = sample.segments, sample.forward_bias
     for array in (machine.activations, machine.weights, machine.parameters, machine.accumulators,
                   machine.rows):
         array[...] = contents
@@ -52,6 +56,8 @@ def test_programs_cover_the_fields(config, seed):
             if i.name == "MATMUL":
                 signs = i["activation_signed"], i["weight_signed"]
                 seen |= {("precision", i["precision"]), ("signs", *signs),
+                         ("odd", i["weight_odd"]),
+                         ("precisions", i["precision"], i["weight_precision"]),
                          ("accumulate", i["accumulate"]), ("runs", i["depth"] > i["run_length"])}
             if i.name == "SPECIAL":
                 seen |= {(f, i[f]) for f in ("relu", "clip", "residual", "pool",
@@ -61,7 +67,9 @@ def test_programs_cover_the_fields(config, seed):
                     seen.add(("residual_precision", i["residual_precision"]))
     bits = ("accumulate", "runs", "relu", "clip", "residual", "output_signed")
     wanted = {(f, b) for f in bits for b in (0, 1)} | {("pool", p) for p in range(3)}
-    wanted |= {("signs", a, w) for a in (0, 1) for w in (0, 1)}
+    wanted |= {("signs", a, w) for a in (0, 1) for w in (0, 1)} | {("odd", 0), ("odd", 1)}
+    wanted |= {("precisions", a.value, w.value) for a in config.formats for w in config.formats
+               if multipliable(a, w)}
     wanted |= {(f, p.value) for f in ("precision", "output_precision", "residual_precision")
                for p in config.formats}
     if config.special_functions:

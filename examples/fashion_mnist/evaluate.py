@@ -4,8 +4,8 @@ An integer layer sums codes exactly; then, in float32 and per output channel,
 `y = acc * scale + bias (+ residual * residual_scale)`, ReLU and pooling follow, and the stored
 code is `clamp(round_half_even(y), 0, 2^bits - 1)`. The division by the output step, and by the
 size of an average pool, is part of scale and bias. A floating-point layer sums in float32 and
-stores rounded DLFloat16 (FP16) or float32 (FP32) values: the core adds in another order and rounds
-more often, so its bit-exact FP16 result is the golden model's to give.
+stores rounded DLFloat16 (FP16), FP8 (E4M3) or float32 (FP32) values: the core adds in another order
+and rounds more often, so its bit-exact result is the golden model's to give.
 
     python examples/fashion_mnist/evaluate.py                     # all files, whole test set
     python examples/fashion_mnist/evaluate.py --sample NAME.json  # the embedded 256 images
@@ -24,24 +24,35 @@ Description = dict[str, Any]
 Arrays = dict[str, np.ndarray]
 
 PARAMETERS = Path(__file__).parent / "parameters"
-WEIGHT_LIMITS = {"INT8": 127, "INT4": 7, "INT2": 2}
+WEIGHT_LIMITS = {"INT8": 127, "INT4": 7, "INT2": 2, "ODD2": 3, "BINARY": 1}
 ACTIVATION_LIMITS = {"UINT8": 255, "UINT4": 15, "UINT2": 3}
-FLOAT_FORMATS = ("FP16", "FP32")
+FLOAT_FORMATS = ("FP16", "FP32", "E4M3")
+#: Fraction bits, the number below which there is zero, and the largest, of the core's formats.
+FLOAT_SHAPES = {"FP16": (9, 2.0**-31, 8573157376.0), "E4M3": (3, 2.0**-11, 28.0)}
+FLOAT_LIMITS = {name: shape[2] for name, shape in FLOAT_SHAPES.items()}
 FLOAT32_EXACT = 2**24
 BATCH = 500
 # Float sums depend on the order in which the BLAS library adds: some images may change sides.
 FLOAT_TOLERANCE = 0.5
 
 
-def to_dlfloat16(values: np.ndarray) -> np.ndarray:
-    """Round to DLFloat16 (1-6-9, bias 31), held in float32; ties go up in magnitude."""
+def rounded(values: np.ndarray, kind: str) -> np.ndarray:
+    """Round to a format of floating point, held in float32; ties go up in magnitude.
+
+    FP16 is DLFloat16 (1-6-9, bias 31), E4M3 is FP8 (1-4-3, bias 11). What is too small becomes
+    zero, what is too large NaN. FP32 is left as it is.
+    """
+    if kind == "FP32":
+        return values
+    fraction_bits, smallest, largest = FLOAT_SHAPES[kind]
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     sign, magnitude = bits & np.uint32(1 << 31), bits & np.uint32((1 << 31) - 1)
-    rounded = (magnitude + np.uint32(1 << 13)) & np.uint32(0xFFFFC000)
-    size = rounded.view(np.float32)
-    result = (rounded | sign).view(np.float32)
-    result = np.where(size > 2.0**-31, result, np.float32(0))
-    return np.where(size <= 8573157376.0, result, np.float32(np.nan))
+    last = 1 << (23 - fraction_bits)
+    magnitude = (magnitude + np.uint32(last >> 1)) & np.uint32((1 << 32) - last)
+    size = magnitude.view(np.float32)
+    result = (magnitude | sign).view(np.float32)
+    result = np.where(size > smallest, result, np.float32(0))
+    return np.where(size <= largest, result, np.float32(np.nan))
 
 
 def load(path: Path) -> tuple[Description, Arrays]:
@@ -52,10 +63,8 @@ def load(path: Path) -> tuple[Description, Arrays]:
 
 def _store(values: np.ndarray, tensor_format: str) -> np.ndarray:
     """Convert scaled float32 values to what memory holds: codes or rounded values."""
-    if tensor_format == "FP32":
-        return values
-    if tensor_format == "FP16":
-        return to_dlfloat16(values)
+    if tensor_format in FLOAT_FORMATS:
+        return rounded(values, tensor_format)
     return np.rint(values).clip(0, ACTIVATION_LIMITS[tensor_format]).astype(np.float32)
 
 
@@ -75,6 +84,10 @@ def _product(
     if weight_format not in FLOAT_FORMATS:
         bound = columns.shape[-1] * WEIGHT_LIMITS[weight_format] * ACTIVATION_LIMITS[input_format]
         kind = np.float32 if bound < FLOAT32_EXACT else np.float64
+    if weight_format == "ODD2":
+        weights = 2 * weights + 1
+    elif weight_format == "BINARY":
+        weights = 2 * weights - 1
     result = columns.astype(kind) @ weights.reshape(len(weights), -1).T.astype(kind)
     return result.astype(np.float32)
 

@@ -6,19 +6,29 @@ BatchNorm multiplier of the output channel.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from evaluate import to_dlfloat16
-from network import FLOAT32, FP16, IMAGE_SIZE, Convolution, FashionNetwork, Precision, weight_codes
+from evaluate import FLOAT_LIMITS, rounded
+from network import (
+    FLOAT_FORMATS,
+    IMAGE_SIZE,
+    Convolution,
+    FashionNetwork,
+    FullyConnected,
+    Precision,
+    weight_codes,
+)
 from torch import nn
 
 Description = dict[str, Any]
 Arrays = dict[str, np.ndarray]
 
-FLOAT_FORMATS = {FLOAT32.name: "FP32", FP16.name: "FP16"}
+#: Room that a stored tensor of FP8 has above the largest value seen: beyond it is NaN-Inf.
+HEADROOM = 2.0
 
 
 def stem_of(precision: Precision, seed: int) -> str:
@@ -26,23 +36,30 @@ def stem_of(precision: Precision, seed: int) -> str:
     return f"fashion-{precision.name}" + (f"-seed{seed}" if seed else "")
 
 
-def _weights(
-    layer: nn.Module, bits: int | None, precision: Precision
-) -> tuple[np.ndarray, np.ndarray]:
-    """Codes (or float weights) with the input channel last, and the step of each channel."""
+def _weights(layer: nn.Module, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Codes (or float weights) with the input channel last, and the step of each channel.
+
+    `kind` is a format of floating point, which may be another one than the layer was trained in,
+    or the layer's own coding.
+    """
     weight: torch.Tensor = layer.weight.detach()
-    if bits is None:
+    if kind in FLOAT_FORMATS:
         codes, step = weight, torch.ones(weight.shape[0])
     else:
-        codes, step = weight_codes(weight, bits)
+        codes, step = weight_codes(weight, kind)
     if weight.dim() == 4:
         codes = codes.permute(0, 2, 3, 1)
     array = codes.contiguous().numpy()
-    if bits is not None:
-        array = array.astype(np.int8)
-    elif precision == FP16:
-        array = to_dlfloat16(array)
-    return array, step.double().numpy()
+    if kind in FLOAT_FORMATS:
+        return rounded(array, kind), step.double().numpy()
+    return array.astype(np.int8), step.double().numpy()
+
+
+def _float_step(largest: float, kind: str) -> float:
+    """A power of two as the step of a tensor in floating point, of which the largest is known."""
+    if kind != "E4M3":
+        return 1.0
+    return 2.0 ** math.ceil(math.log2(HEADROOM * largest / FLOAT_LIMITS[kind]))
 
 
 def describe(
@@ -50,21 +67,23 @@ def describe(
 ) -> tuple[Description, Arrays]:
     """The description and the arrays of a trained network.
 
-    `precision` may be FP16 for a network trained in float32: the conversion needs no training.
+    `precision` may be in floating point for a network trained in float32: the conversion needs no
+    training. For FP8 the largest activations must have been measured (`network.measure_largest`).
     """
-    float_format = FLOAT_FORMATS.get(precision.name)
     arrays: Arrays = {}
     layers: list[Description] = []
 
     def stored(index: int) -> Description:
         activation = network.activations[index - 1]
-        if activation.bits is None:
-            return {"format": float_format, "step": 1.0}
-        return {"format": f"UINT{activation.bits}", "step": activation.step}
+        edge = activation is network.activations[-1]
+        kind = precision.edge_activations if edge else precision.activations
+        if kind in FLOAT_FORMATS:
+            return {"format": kind, "step": _float_step(activation.largest, kind)}
+        return {"format": kind, "step": activation.step}
 
-    def weighted(name: str, bits: int | None, norm: nn.BatchNorm2d | None) -> Description:
+    def weighted(name: str, kind: str, norm: nn.BatchNorm2d | None) -> Description:
         layer = getattr(network, name)
-        weights, step = _weights(layer, bits, precision)
+        weights, step = _weights(layer, kind)
         if norm is None:
             bias = layer.bias.detach().double().numpy()
         else:
@@ -77,7 +96,7 @@ def describe(
         arrays[f"{name}.bias"] = bias.astype(np.float32)
         return {
             "weights": f"{name}.weights",
-            "weight_format": float_format or f"INT{bits}",
+            "weight_format": "INT2" if kind == "TERNARY" else kind,
             "weight_step": f"{name}.weight_step",
             "bias": f"{name}.bias",
         }
@@ -86,8 +105,9 @@ def describe(
         name = f"conv{index}"
         layer: Convolution = getattr(network, name)
         norm = getattr(network, f"norm{index}")
+        kind = precision.edge_weights if index == 1 else precision.weights
         entry = {"name": name, "op": "convolution", "input": source}
-        entry |= weighted(name, layer.bits, norm)
+        entry |= weighted(name, kind, norm)
         layers.append(entry | {"stride": layer.stride[0], "padding": layer.padding[0]})
         return name
 
@@ -105,15 +125,45 @@ def describe(
     x = add("relu4", "relu", "add4", output=stored(4))
     x = add("relu5", "relu", convolution(5, x))
     x = add("pool5", "average_pool", x, size=4, stride=4, output=stored(5))
-    logits = {"format": "FP32" if precision == FLOAT32 else "FP16", "step": 1.0}
-    add("fc", "fully_connected", x, **weighted("fc", network.fc.bits, None), output=logits)
+    logits = {"format": "FP32" if precision.weights == "FP32" else "FP16", "step": 1.0}
+    weights = weighted("fc", precision.edge_weights, None)
+    add("fc", "fully_connected", x, **weights, output=logits)
 
     image: Description = {"name": "image", "height": IMAGE_SIZE, "width": IMAGE_SIZE, "channels": 1}
-    if float_format:
-        image |= {"format": float_format, "step": 1.0}
+    if precision.edge_activations in FLOAT_FORMATS:
+        image |= {"format": precision.edge_activations, "step": 1.0}
     else:
         image |= {"format": "UINT8", "step": 1 / 255}
     return {"name": name, "input": image, "layers": layers}, arrays
+
+
+def restore(network: FashionNetwork, arrays: Arrays, image: torch.Tensor) -> None:
+    """Give a float32 network the parameters that were exported.
+
+    A folded normalisation is taken apart by the statistics of `image`: the network computes what
+    was exported, and can be trained on.
+    """
+    with torch.no_grad():
+        for index in range(1, 6):
+            layer: Convolution = getattr(network, f"conv{index}")
+            norm: nn.BatchNorm2d = getattr(network, f"norm{index}")
+            weights = torch.from_numpy(arrays[f"conv{index}.weights"])
+            layer.weight.copy_(weights.permute(0, 3, 1, 2))
+            seen: list[torch.Tensor] = []
+            hook = layer.register_forward_hook(lambda _, inputs, output, seen=seen:
+                                               seen.append(output))
+            network.eval()(image)
+            hook.remove()
+            variance, mean = torch.var_mean(seen[0], (0, 2, 3), unbiased=False)
+            step = torch.from_numpy(arrays[f"conv{index}.weight_step"])
+            bias = torch.from_numpy(arrays[f"conv{index}.bias"])
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(variance)
+            norm.weight.copy_(step * (variance + norm.eps).sqrt())
+            norm.bias.copy_(bias + step * mean)
+        head: FullyConnected = network.fc
+        head.weight.copy_(torch.from_numpy(arrays["fc.weights"]))
+        head.bias.copy_(torch.from_numpy(arrays["fc.bias"]))
 
 
 def save(folder: Path, stem: str, description: Description, arrays: Arrays) -> None:

@@ -13,99 +13,119 @@ from torch.nn import functional
 IMAGE_SIZE = 28
 CLASS_COUNT = 10
 
-# SAWB: clip = c1 * sqrt(E[w^2]) + c2 * E|w|, here for 15 levels with a true zero.
-SAWB_4_BITS = (12.035, -12.03)
+# SAWB: clip = c1 * sqrt(E[w^2]) + c2 * E|w|, by the coding of the weights.
+SAWB = {"INT4": (12.035, -12.03), "ODD2": (3.12, -2.064), "TERNARY": (2.6, -1.71)}
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Widths of one variant; `None` bits leave weights and activations in floating point.
+    """Formats of one variant's weights and activations.
 
-    The first convolution and the fully connected layer of an integer variant always take 8-bit
-    operands; `bits` is the width of all layers between them.
+    The first convolution and the fully connected layer take those of the edge. Weights are in a
+    format of the core, or TERNARY: INT2 without the code -2.
     """
 
     name: str
-    bits: int | None
-
-    @property
-    def edge_bits(self) -> int | None:
-        """Width of the operands of the first and of the last layer."""
-        return None if self.bits is None else 8
+    weights: str
+    activations: str
+    edge_weights: str
+    edge_activations: str
 
 
-FLOAT32 = Precision("float32", None)
-FP16 = Precision("fp16", None)
-INT8 = Precision("int8", 8)
-INT4 = Precision("int4", 4)
-INT2 = Precision("int2", 2)
-PRECISIONS = {p.name: p for p in (FLOAT32, FP16, INT8, INT4, INT2)}
+FLOAT32 = Precision("float32", "FP32", "FP32", "FP32", "FP32")
+FP16 = Precision("fp16", "FP16", "FP16", "FP16", "FP16")
+FP8 = Precision("fp8", "E4M3", "E4M3", "FP16", "FP16")
+INT8 = Precision("int8", "INT8", "UINT8", "INT8", "UINT8")
+INT4 = Precision("int4", "INT4", "UINT4", "INT8", "UINT8")
+INT2 = Precision("int2", "INT2", "UINT2", "INT8", "UINT8")
+ODD2 = Precision("odd2", "ODD2", "UINT2", "INT8", "UINT8")
+TERNARY = Precision("ternary", "TERNARY", "UINT2", "INT8", "UINT8")
+BINARY = Precision("binary", "BINARY", "UINT8", "INT8", "UINT8")
+PRECISIONS = {p.name: p for p in (FLOAT32, FP16, FP8, INT8, INT4, INT2, ODD2, TERNARY, BINARY)}
+FLOAT_FORMATS = ("FP32", "FP16", "E4M3")
 
 
-def weight_codes(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+def bits_of(activations: str) -> int | None:
+    """Bits of an unsigned integer format; None for floating point."""
+    return None if activations in FLOAT_FORMATS else int(activations.removeprefix("UINT"))
+
+
+def weight_codes(weight: Tensor, coding: str) -> tuple[Tensor, Tensor]:
     """Quantise a weight tensor per output channel.
 
-    Eight bits scale to the largest magnitude (-127..127); four bits (-7..7) clip where SAWB puts
-    the clip of the channel. Two bits use all of -2..1 with the root mean square as step, which is
-    within a percent of the least squared error of a normal distribution: 0.15 of its variance,
-    against 0.19 with the three levels of SAWB.
+    INT8 scales to the largest magnitude (-127..127); INT4 (-7..7), TERNARY (-1..1) and ODD2 (the
+    odd numbers -3..3, by the codes -2..1) clip where SAWB puts the clip of the channel. INT2 uses
+    all of -2..1 with the root mean square as step, which is within a percent of the least squared
+    error of a normal distribution: 0.15 of its variance, against 0.19 with the three levels of
+    SAWB. BINARY is the sign (code 1 for +1, 0 for -1) with the mean magnitude as step.
 
     Returns the codes, in the shape of `weight`, and the step of each output channel.
     """
-    flat = weight.detach().flatten(1)
+    weight = weight.detach()
+    flat = weight.flatten(1)
     largest = flat.abs().amax(1)
-    limit = 2 ** (bits - 1) - 1
+    root, mean = flat.square().mean(1).sqrt(), flat.abs().mean(1)
+    if coding == "BINARY":
+        return (weight >= 0).to(weight.dtype), mean.clamp_min(1e-12)
+    limit = {"INT8": 127, "INT4": 7, "ODD2": 3, "TERNARY": 1, "INT2": 1}[coding]
     lowest = -limit
-    if bits == 2:
-        lowest, step = -2, flat.square().mean(1).sqrt()
-    elif bits == 4:
-        c1, c2 = SAWB_4_BITS
-        clip = c1 * flat.square().mean(1).sqrt() + c2 * flat.abs().mean(1)
+    if coding == "INT2":
+        lowest, step = -2, root
+    elif coding in SAWB:
+        c1, c2 = SAWB[coding]
+        clip = c1 * root + c2 * mean
         step = torch.where(clip > 0, clip, largest) / limit
     else:
         step = largest / limit
     step = step.clamp_min(1e-12)
-    shape = (-1,) + (1,) * (weight.dim() - 1)
-    codes = (weight.detach() / step.view(shape)).round().clamp(lowest, limit)
-    return codes, step
+    scaled = weight / step.view((-1,) + (1,) * (weight.dim() - 1))
+    if coding == "ODD2":
+        return ((scaled - 1) / 2).round().clamp(-2, 1), step
+    return scaled.round().clamp(lowest, limit), step
 
 
-def fake_quantised(weight: Tensor, bits: int | None) -> Tensor:
+def code_values(codes: Tensor, coding: str) -> Tensor:
+    """What codes stand for, in steps."""
+    return 2 * codes + 1 if coding == "ODD2" else 2 * codes - 1 if coding == "BINARY" else codes
+
+
+def fake_quantised(weight: Tensor, coding: str) -> Tensor:
     """The weights as the core sees them, with a straight-through gradient."""
-    if bits is None:
+    if coding in FLOAT_FORMATS:
         return weight
-    codes, step = weight_codes(weight, bits)
-    real = codes * step.view((-1,) + (1,) * (weight.dim() - 1))
+    codes, step = weight_codes(weight, coding)
+    real = code_values(codes, coding) * step.view((-1,) + (1,) * (weight.dim() - 1))
     return weight + (real - weight).detach()
 
 
 class Convolution(nn.Conv2d):
-    """A 3x3 convolution without bias whose weights are fake-quantised to `bits`."""
+    """A 3x3 convolution without bias whose weights are fake-quantised to `coding`."""
 
-    def __init__(self, inputs: int, outputs: int, bits: int | None, stride: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int, coding: str, stride: int = 1) -> None:
         super().__init__(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-        self.bits = bits
+        self.coding = coding
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, fake_quantised(self.weight, self.bits), None)
+        return self._conv_forward(input, fake_quantised(self.weight, self.coding), None)
 
 
 class FullyConnected(nn.Linear):
-    """A fully connected layer whose weights are fake-quantised to `bits`."""
+    """A fully connected layer whose weights are fake-quantised to `coding`."""
 
-    def __init__(self, inputs: int, outputs: int, bits: int | None) -> None:
+    def __init__(self, inputs: int, outputs: int, coding: str) -> None:
         super().__init__(inputs, outputs)
-        self.bits = bits
+        self.coding = coding
 
     def forward(self, input: Tensor) -> Tensor:
-        return functional.linear(input, fake_quantised(self.weight, self.bits), self.bias)
+        return functional.linear(input, fake_quantised(self.weight, self.coding), self.bias)
 
 
 class Pact(nn.Module):
     """PACT: clip to [0, alpha], then round to 2^bits levels. Without bits it passes through.
 
     The gradient of the input is cut outside [0, alpha]; that of alpha is the sum of the gradients
-    above alpha and, if `rounding_gradient`, its share in the rounding error below.
+    above alpha and, if `rounding_gradient`, its share in the rounding error below. `largest` is the
+    largest value that was observed.
     """
 
     def __init__(self, bits: int | None, rounding_gradient: bool = False) -> None:
@@ -114,6 +134,7 @@ class Pact(nn.Module):
         self.rounding_gradient = rounding_gradient
         self.observed: Tensor | None = None
         self.observing = False
+        self.largest = 0.0
         self.alpha = nn.Parameter(torch.tensor(8.0))
 
     @property
@@ -129,10 +150,11 @@ class Pact(nn.Module):
         return float(self.alpha.detach()) / self.levels
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.bits is None:
-            return input
         if self.observing:
             self.observed = input.detach()
+            self.largest = max(self.largest, float(self.observed.max()))
+        if self.bits is None:
+            return input
         clipped = self.alpha - functional.relu(self.alpha - functional.relu(input))
         if self.rounding_gradient:
             step = self.alpha / self.levels
@@ -173,24 +195,25 @@ class FashionNetwork(nn.Module):
     def __init__(self, precision: Precision) -> None:
         super().__init__()
         self.precision = precision
-        bits, edge = precision.bits, precision.edge_bits
-        self.conv1 = Convolution(1, 16, edge)
-        self.conv2 = Convolution(16, 32, bits)
-        self.conv3 = Convolution(32, 32, bits)
-        self.conv4 = Convolution(32, 32, bits)
-        self.conv5 = Convolution(32, 64, bits, stride=2)
-        self.fc = FullyConnected(64, CLASS_COUNT, edge)
+        weights = precision.weights
+        self.conv1 = Convolution(1, 16, precision.edge_weights)
+        self.conv2 = Convolution(16, 32, weights)
+        self.conv3 = Convolution(32, 32, weights)
+        self.conv4 = Convolution(32, 32, weights)
+        self.conv5 = Convolution(32, 64, weights, stride=2)
+        self.fc = FullyConnected(64, CLASS_COUNT, precision.edge_weights)
         self.norm1 = nn.BatchNorm2d(16)
         self.norm2 = nn.BatchNorm2d(32)
         self.norm3 = nn.BatchNorm2d(32)
         self.norm4 = nn.BatchNorm2d(32)
         self.norm5 = nn.BatchNorm2d(64)
+        bits = bits_of(precision.activations)
         coarse = bits == 2
         self.pact1 = Pact(bits, coarse)
         self.pact2 = Pact(bits, coarse)
         self.pact3 = Pact(bits, coarse)
         self.pact4 = Pact(bits, coarse)
-        self.pact5 = Pact(edge, coarse)
+        self.pact5 = Pact(bits_of(precision.edge_activations), coarse)
 
     @property
     def activations(self) -> list[Pact]:
@@ -219,4 +242,15 @@ def fit_activations(network: FashionNetwork, image: Tensor) -> None:
         network(image)
         if activation.observed is not None:
             activation.fit(activation.observed)
+        activation.observing, activation.observed = False, None
+
+
+@torch.no_grad()
+def measure_largest(network: FashionNetwork, image: Tensor) -> None:
+    """Find the largest value of each stored activation."""
+    network.eval()
+    for activation in network.activations:
+        activation.observing = True
+    network(image)
+    for activation in network.activations:
         activation.observing, activation.observed = False, None

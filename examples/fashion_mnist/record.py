@@ -9,9 +9,11 @@ from evaluate import accuracy, load
 from rich.console import Console
 from rich.table import Table
 
-WEIGHT_BITS = {"FP32": 32, "FP16": 16, "INT8": 8, "INT4": 4, "INT2": 2}
-VARIANTS = ("float32", "fp16", "int8", "int4", "int2")
-GAP_LIMITS = {"float32": 0.0, "fp16": 0.3, "int8": 0.3, "int4": 0.5, "int2": 1.5}
+WEIGHT_BITS = {"FP32": 32, "FP16": 16, "E4M3": 8, "INT8": 8, "INT4": 4, "INT2": 2, "ODD2": 2,
+               "BINARY": 1}
+VARIANTS = ("float32", "fp16", "fp8", "int8", "int4", "int2", "odd2", "ternary", "binary")
+GAP_LIMITS = {"float32": 0.0, "fp16": 0.3, "fp8": 0.3, "int8": 0.3, "int4": 0.5, "int2": 1.5,
+              "odd2": 1.5, "ternary": 1.5, "binary": 2.6}
 
 
 def parameter_bytes(description: dict[str, Any], arrays: dict[str, np.ndarray]) -> int:

@@ -1,9 +1,9 @@
-"""Train the network in five precisions and export each as soon as it is ready.
+"""Train the network in all its precisions and export each as soon as it is ready.
 
     python examples/fashion_mnist/train.py --seeds 0 1 2 --output DIR
 
-The float32 network of a seed is trained first. FP16 is converted from it without training; each
-integer network starts from it and is fine-tuned as `network.py` quantises, its loss half
+The float32 network of a seed is trained first. FP16 and FP8 are converted from it without training;
+each integer network starts from it and is fine-tuned as `network.py` quantises, its loss half
 cross-entropy, half distillation from the float32 network. The test set is only used for the
 accuracy that is reported, which `evaluate.py` computes from the exported files.
 """
@@ -30,15 +30,26 @@ except ImportError as missing:
 
 import export
 import record
-from network import FLOAT32, PRECISIONS, FashionNetwork, Pact, Precision, fit_activations
+from evaluate import load
+from network import (
+    FLOAT32,
+    PRECISIONS,
+    FashionNetwork,
+    Pact,
+    Precision,
+    fit_activations,
+    measure_largest,
+)
 from torch import Tensor, nn
 from torch.nn import functional
 
 BATCH = 128
 CALIBRATION = 2048
-EPOCHS = {"float32": 12, "fp16": 0, "int8": 2, "int4": 4, "int2": 4}
-PEAK_RATE = {"float32": 6e-3, "int8": 5e-4, "int4": 1.5e-3, "int2": 2.5e-3}
-# Two bits leave too little capacity to spend on images that the test set does not hold.
+EPOCHS = {"float32": 12, "fp16": 0, "fp8": 0, "int8": 2, "int4": 4, "int2": 4, "odd2": 4,
+          "ternary": 4, "binary": 4}
+PEAK_RATE = {"float32": 6e-3, "int8": 5e-4, "int4": 1.5e-3, "int2": 2.5e-3, "odd2": 2.5e-3,
+             "ternary": 2.5e-3, "binary": 2.5e-3}
+# Two bits and one leave too little capacity to spend on images that the test set does not hold.
 AUGMENTED = {"float32", "int8", "int4"}
 WEIGHT_DECAY = 1e-2
 ALPHA_DECAY = 1e-3
@@ -195,7 +206,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=2, help="results depend on this number")
     parser.add_argument(
-        "--keep-float32", action="store_true", help="reuse the float32 networks found in the output"
+        "--keep-float32", action="store_true", help="start from the float32 networks found in the "
+        "output, as checkpoints or as exported"
     )
     arguments = parser.parse_args()
     epochs = dict(EPOCHS)
@@ -240,9 +252,17 @@ def main() -> int:
                 torch.manual_seed(seed)
                 checkpoint = output / "checkpoints" / f"float32-seed{seed}.pt"
                 network = reference or FashionNetwork(FLOAT32).to(memory_format=CHANNELS_LAST)
-                found = precision == FLOAT32 and arguments.keep_float32 and checkpoint.exists()
-                if found:
+                stem = export.stem_of(precision, seed)
+                exported = (folder / stem).with_suffix(".json")
+                kept = precision == FLOAT32 and arguments.keep_float32
+                if kept and checkpoint.exists():
                     network.load_state_dict(torch.load(checkpoint))
+                elif kept and exported.exists():
+                    description, arrays = load(exported)
+                    export.restore(network, arrays, as_input(images[:CALIBRATION]))
+                    float_accuracy = description["accuracy"]["exported"]
+                    reference = network.eval()
+                    continue
                 elif name in PEAK_RATE:
                     if reference is not None:
                         network = quantised(precision, reference, images)
@@ -260,7 +280,7 @@ def main() -> int:
                 if reference is None:
                     torch.save(network.state_dict(), checkpoint)
                     reference = network.eval()
-                stem = export.stem_of(precision, seed)
+                measure_largest(network, as_input(images[:CALIBRATION]))
                 description, arrays = export.describe(network, precision, stem)
                 measured = record.measure(description, arrays, test, float_accuracy)
                 float_accuracy = measured["float32"]

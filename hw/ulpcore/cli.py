@@ -57,8 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("run", _run, "Run networks on the RTL over real images and compare every word "
                   "and cycle with the golden model.")
     sub.add_argument("network", type=Path, nargs="*", metavar="NETWORK.json",
-                     help="networks to run (default: the Fashion-MNIST networks and the character "
-                     "models)")
+                     help="networks to run (default: the Fashion-MNIST networks whose formats the "
+                     "core has, and the character models)")
     sub.add_argument("--images", type=int, metavar="N", help="images a network (default: 32)")
     sub.add_argument("--data", type=Path, metavar="FOLDER|FILE.npz",
                      help="images: a .npz with images and labels, or the folder of the Debian "
@@ -126,7 +126,8 @@ def _compile(options: argparse.Namespace) -> int:
                          segments=placement.segments, latency=options.latency)
     table = breakdown(prediction, compiled.program, compiled.labels, config)
     summary = {"network": network.name, "config": config.name, "batch": compiled.batch,
-               "instructions": len(compiled.program), "parameter_bytes": len(compiled.parameters),
+               "instructions": len(compiled.program), "forward_bias": compiled.forward_bias,
+               "parameter_bytes": len(compiled.parameters),
                "files": [str(stem.with_suffix(s)) for s in (".program", ".parameters", ".asm")],
                "cycles": prediction.cycles, "latency": options.latency, "breakdown": table}
     if options.json:

@@ -96,7 +96,8 @@ def _lay_out(compiled: Compiled | CompiledSequences, batches: Sequence[bytes]
         put(first_input + i * input_pitch, batch)
         jobs.append(Job(placement.program, len(compiled.program), placement.segments | {
             Segment.INPUT: (first_input + i * input_pitch, sizes[Segment.INPUT]),
-            Segment.OUTPUT: (first_output + i * output_pitch, sizes[Segment.OUTPUT])}))
+            Segment.OUTPUT: (first_output + i * output_pitch, sizes[Segment.OUTPUT])},
+            forward_bias=compiled.forward_bias))
     return memory, jobs
 
 
@@ -105,7 +106,7 @@ def _golden(config: CoreConfig, compiled: Compiled | CompiledSequences, memory: 
     machine = Machine(config, memory)
     causes = []
     for job in jobs:
-        machine.segments = dict(job.segments)
+        machine.segments, machine.forward_bias = dict(job.segments), job.forward_bias
         causes.append(machine.run(compiled.program).cause)
     return causes
 

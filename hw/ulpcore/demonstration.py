@@ -17,6 +17,7 @@ from ulpsim.compiler import Compiled, compile_network
 from ulpsim.config import CoreConfig
 from ulpsim.evaluation import quantise, real_values
 from ulpsim.float_network import evaluate_float
+from ulpsim.formats import Precision
 from ulpsim.fusion import fuse
 from ulpsim.network import Network, load_network
 from ulpsim.sequences.network import SequenceNetwork, is_sequence_network, load_sequence_network
@@ -35,7 +36,8 @@ from .sequence_demonstration import (
 __all__ = ["NetworkRun", "compare_network", "run_networks"]
 
 _EXAMPLES = Path(__file__).parents[2] / "examples" / "fashion_mnist"
-_DEFAULT_NETWORKS = ("fashion-fp16", "fashion-int8", "fashion-int4", "fashion-int2")
+_DEFAULT_NETWORKS = ("fashion-fp16", "fashion-fp8", "fashion-int8", "fashion-int4", "fashion-int2",
+                     "fashion-odd2", "fashion-ternary", "fashion-binary")
 _DEFAULT_IMAGES = 32
 
 
@@ -95,6 +97,13 @@ def _load_images(source: Path | None, count: int | None) -> tuple[np.ndarray, np
     return images, labels[:count].astype(int)
 
 
+def _precisions(network: Network) -> set[Precision]:
+    """Those of all tensors and weights."""
+    kinds = [stored.format for stored in network.stored.values()]
+    kinds += [layer.weight_format for layer in network.layers if layer.weight_format is not None]
+    return {kind.precision for kind in kinds}
+
+
 def _codes(network: Network, images: np.ndarray) -> np.ndarray:
     """Codes of the network's input for pixels 0 to 255, which stand for 0 to 1."""
     return quantise(images / 255.0, network.input)
@@ -126,10 +135,13 @@ def run_networks(config: CoreConfig, paths: Sequence[Path], count: int | None,
     of text for character models.
     """
     folder = _EXAMPLES / "parameters"
-    paths = list(paths) or [*(folder / f"{name}.json" for name in _DEFAULT_NETWORKS),
+    named = list(paths) or [*(folder / f"{name}.json" for name in _DEFAULT_NETWORKS),
                             *DEFAULT_MODELS]
-    of_images = [load_network(path) for path in paths if not is_sequence_network(path)]
-    of_text = [load_sequence_network(path) for path in paths if is_sequence_network(path)]
+    of_images = [load_network(path) for path in named if not is_sequence_network(path)]
+    of_text = [load_sequence_network(path) for path in named if is_sequence_network(path)]
+    if not paths:
+        # Those that the core has the formats for; if there are none, the compiler says what lacks.
+        of_images = [n for n in of_images if _precisions(n) <= set(config.formats)] or of_images
     images, labels = _load_images(data, count) if of_images else (np.zeros(0), np.zeros(0))
     windows = {id(network): load_windows(network, text, sequences) for network in of_text}
     model = MemoryModel(latency=latency)
@@ -194,10 +206,11 @@ def _row(run: NetworkRun, config: CoreConfig, labels: np.ndarray,
     """The table's line for one network; the figures are those of all its runs together."""
     compiled = run.compiled
     runs = len(run.cycles)
-    # Of the peak, as if every multiply-add ran at the rate of its own layer's precision.
+    # Of the peak, as if every multiply-add ran at the rate of what its layer reads.
     multiply_adds = sum(compiled.multiply_adds.values())
     slots = config.rows * config.column_lanes
-    ideal = sum(chain.multiply_adds / (slots * chain.weight_format.precision.per_slot)
+    stored = run.network.stored
+    ideal = sum(chain.multiply_adds / (slots * stored[chain.source].format.precision.per_slot)
                 for chain in fuse(run.network, config).chains)
     cycles = sum(run.cycles) / (runs * compiled.batch)
     predicted = sum(run.predicted) / (runs * compiled.batch)

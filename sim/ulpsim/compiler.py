@@ -68,6 +68,11 @@ class Compiled:
     input_tensor: Tensor
     output_tensor: Tensor
 
+    @property
+    def forward_bias(self) -> int:
+        """What the register FORWARD_BIAS must hold."""
+        return self.network.forward_bias
+
     def instructions_of(self, label: str) -> list[int]:
         """Places in the program of a layer's instructions."""
         return [i for i, name in enumerate(self.labels) if name == label]
@@ -196,3 +201,8 @@ def _check_formats(fused: Fused, config: CoreConfig) -> None:
         if kind.precision not in config.formats:
             raise CompileError(tensor.name, f"format must be one that the core {config.name!r} has "
                                f"({', '.join(p.name for p in config.formats)}), not {kind}")
+    for chain in fused.chains:
+        if chain.weight_format.precision not in config.formats:
+            raise CompileError(chain.layers[0], f"weight_format must be one that the core "
+                               f"{config.name!r} has ({', '.join(p.name for p in config.formats)}),"
+                               f" not {chain.weight_format}")

@@ -130,6 +130,7 @@ class Driver:
         for segment, (address, size) in segments.items():
             self._write(f"SEGMENT_{segment.value}_BASE", address)
             self._write(f"SEGMENT_{segment.value}_SIZE", size)
+        self._write("FORWARD_BIAS", self.compiled.forward_bias)
         self._write("CONTROL", Control.CLEAR)
         self._write("CONTROL", Control.START)
         while not (status := self._read("STATUS")) & (Status.DONE | Status.FAULT):

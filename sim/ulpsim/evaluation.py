@@ -1,8 +1,8 @@
 """What a network computes, straight from its chains: the reference for compiled programs.
 
 No instruction, address or tile is looked at: a chain is its definition over whole tensors. Sums
-of integers are exact; those of FP16 are taken in the array's order, over the kernel's rows, its
-columns and the stored channels.
+of integers are exact; those of floating point are taken in the array's order, over the kernel's
+rows, its columns and the stored channels.
 """
 
 import math
@@ -10,12 +10,14 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import dlfloat, fixed_point, float32
+from . import fixed_point, float32
 from .config import EDGE, CoreConfig
+from .formats import Precision
 from .fusion import Chain, Fused, Tensor, fuse
+from .integers import numbers, pack
 from .isa import Pool
 from .matmul import matmul
-from .network import Network, Stored
+from .network import Network, Stored, decode_real, encode_real
 from .special import ColumnParameters, SpecialFunction
 
 __all__ = ["check_codes", "evaluate", "evaluate_tensors", "quantise", "real_values"]
@@ -27,12 +29,14 @@ _BLOCK = 64
 def quantise(values: ArrayLike, stored: Stored) -> NDArray[np.int64]:
     """Codes of real numbers: value / step, rounded and clamped as the core does.
 
-    Integers: to nearest, ties to even. FP16: the code of the DLFloat16 value. NaN becomes 0 or
-    NaN-Inf.
+    Integers: to nearest, ties to even. Floating point: the code of the rounded value. NaN becomes
+    0 or NaN-Inf. BINARY: 1 (for +1) if it is not negative, else 0.
     """
     scaled = np.asarray(values, np.float64) / stored.step
     if stored.format.precision.is_float:
-        return dlfloat.encode_array(scaled).astype(np.int64)
+        return encode_real(scaled, stored.format)
+    if stored.format.precision is Precision.BINARY:
+        return (scaled >= 0).astype(np.int64)
     rounded = np.nan_to_num(np.rint(scaled), nan=0.0, posinf=np.inf, neginf=-np.inf)
     return np.clip(rounded, stored.format.lowest, stored.format.highest).astype(np.int64)
 
@@ -40,17 +44,17 @@ def quantise(values: ArrayLike, stored: Stored) -> NDArray[np.int64]:
 def real_values(codes: ArrayLike, stored: Stored) -> NDArray[np.float64]:
     """The real numbers that codes stand for; NaN for NaN-Inf."""
     if stored.format.precision.is_float:
-        return dlfloat.decode_array(codes) * stored.step
-    return np.asarray(codes, np.float64) * stored.step
+        return decode_real(codes, stored.format) * stored.step
+    return numbers(np.asarray(codes, np.int64), stored.format).astype(np.float64) * stored.step
 
 
 def evaluate(network: Network, images: ArrayLike, config: CoreConfig = EDGE
              ) -> NDArray[np.int64]:
     """Codes of the output [images, height, width, channels] for codes of the input.
 
-    Of the core it matters how many rows its array has (for FP16 alone) and whether it has floating
-    point, in which results are scaled. Raises ValueError for images of another shape or with codes
-    outside of the input's format, CompileError for what `fuse` refuses.
+    Of the core it matters how many rows its array has (for floating point alone) and whether it has
+    floating point, in which results are scaled. Raises ValueError for images of another shape or
+    with codes outside of the input's format, CompileError for what `fuse` refuses.
     """
     fused, codes = fuse(network, config), check_codes(network, images)
     return np.concatenate([_evaluate_block(fused, block, config)[network.output_name]
@@ -78,7 +82,7 @@ def check_codes(network: Network, images: ArrayLike) -> NDArray[np.int64]:
         raise ValueError(f"images must be [images, *{list(network.input_shape)}], "
                          f"not {list(codes.shape)}")
     kind = network.input.format
-    lowest, highest = (0, 0xFFFF) if kind.precision.is_float else (kind.lowest, kind.highest)
+    lowest, highest = kind.lowest, kind.highest
     outside = (codes < lowest) | (codes > highest)
     if outside.any():
         raise ValueError(f"codes of {kind} must be from {lowest} to {highest}, "
@@ -100,18 +104,13 @@ def _evaluate_block(fused: Fused, images: NDArray[np.int64],
             continue
         values = None
         if residual is not None and residual_codes is not None:
-            values = _values(residual_codes, residual)
+            # The bits of a code, as memory holds it.
+            mask = (1 << residual.format.precision.bits) - 1
+            values = float32.code_to_values(residual_codes & mask, residual.format)
         if not chain.weight_format.precision.is_float:
             sums = sums.astype(np.float32)
         tensors[chain.name] = _finish(chain, sums, values)
     return tensors
-
-
-def _values(codes: NDArray[np.int64], stored: Stored) -> NDArray[np.float32]:
-    """Stored codes as FP32 values."""
-    if stored.format.precision.is_float:
-        return dlfloat.decode_array(codes).astype(np.float32)
-    return codes.astype(np.float32)
 
 
 def _windows(chain: Chain, codes: NDArray) -> NDArray:
@@ -125,37 +124,38 @@ def _windows(chain: Chain, codes: NDArray) -> NDArray:
 def _convolve(chain: Chain, codes: NDArray[np.int64], source: Tensor,
               config: CoreConfig) -> NDArray:
     """The accumulators [images, height, width, outputs], INT32 or FP32 values."""
-    if chain.weight_format.precision.is_float:
+    kind = source.stored.format
+    if kind.precision.is_float:
         missing = source.channels_stored - codes.shape[-1]
-        left = _windows(chain, np.pad(codes, ((0, 0), (0, 0), (0, 0), (0, missing))))
+        slots = pack(np.pad(codes, ((0, 0), (0, 0), (0, 0), (0, missing))), kind.precision)
+        left = _windows(chain, slots)
         return np.concatenate([_float_columns(chain, left, source, config, column)
-                               for column in range(len(chain.lines(source, config)))], axis=-1)
-    # Sums in float32 are exact up to 2^24, in float64 for any depth that the core can hold.
+                               for column in range(len(chain.depths(source, config)))], axis=-1)
     outputs, groups = len(chain.weights), chain.groups
-    largest = int(np.abs(codes).max(initial=0)) * int(
-        np.abs(chain.weights).reshape(outputs, -1).sum(1).max())
-    kind = np.float32 if largest < 1 << 24 else np.float64
-    left = _windows(chain, codes.astype(kind))
+    weights = numbers(chain.weights, chain.weight_format).reshape(outputs, -1)
+    activations = numbers(codes, kind)
+    # Sums in float32 are exact up to 2^24, in float64 for any depth that the core can hold.
+    largest = int(np.abs(activations).max(initial=0)) * int(np.abs(weights).sum(1).max())
+    exact = np.float32 if largest < 1 << 24 else np.float64
+    left = _windows(chain, activations.astype(exact))
     shape = left.shape[:3]
     left = left.reshape(math.prod(shape), math.prod(chain.kernel), groups, -1)
     left = left.transpose(2, 0, 1, 3).reshape(groups, math.prod(shape), -1)
-    weights = chain.weights.reshape(groups, outputs // groups, -1).transpose(0, 2, 1)
-    sums = (left @ weights.astype(kind)).astype(np.int64).astype(np.int32)
+    weights = weights.reshape(groups, outputs // groups, -1).transpose(0, 2, 1)
+    sums = (left @ weights.astype(exact)).astype(np.int64).astype(np.int32)
     return sums.transpose(1, 0, 2).reshape(*shape, outputs)
 
 
 def _float_columns(chain: Chain, windows: NDArray, source: Tensor, config: CoreConfig,
                    column: int) -> NDArray[np.float32]:
-    """The accumulators of a tile of columns, which is multiplied by the channels it needs."""
-    per_slot = source.stored.format.precision.per_slot
-    first, count = (slots * per_slot for slots in chain.slots(source, config, column))
-    begin = column * config.column_lanes
-    columns = min(config.column_lanes, len(chain.weights) - begin)
-    weights = chain.tile_weights(source, config, column)[:columns]
+    """The accumulators of a tile of columns, which is multiplied by the slots it needs."""
+    kind = source.stored.format
+    first, count = chain.slots(source, config, column)
+    columns = min(config.column_lanes, len(chain.weights) - column * config.column_lanes)
+    weights = pack(chain.tile_weights(source, config, column)[:columns], kind.precision)
     shape = windows.shape[:3]
     sums = matmul(windows[..., first:first + count].reshape(math.prod(shape), -1),
-                  weights.reshape(columns, -1).T, chain.weight_format, chain.weight_format,
-                  config.rows)
+                  weights.reshape(columns, -1).T, kind, chain.weight_format, config.rows)
     return float32.to_values(sums).reshape(*shape, columns)
 
 
@@ -199,8 +199,4 @@ def _finish(chain: Chain, sums: NDArray[np.float32],
         for i, j in list(np.ndindex(*chain.window))[1:]:
             values = np.maximum(values, windows[..., i, j]) if chain.pool is Pool.MAXIMUM \
                 else float32.add_values(values, windows[..., i, j])
-    if chain.output.format.precision.is_float:
-        return dlfloat.encode_array(values).astype(np.int64)
-    rounded = np.where(np.isnan(values), np.float32(0), np.rint(values))
-    return np.clip(rounded, chain.output.format.lowest,
-                   chain.output.format.highest).astype(np.int64)
+    return float32.to_code_array(float32.from_values(values), chain.output.format)

@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 
 from . import dlfloat, fixed_point, float32
 from .config import CoreConfig
-from .formats import Format
+from .formats import Format, Precision
 from .isa import Pool
-from .network import Layer, Network, Shape, Stored
+from .matmul import weight_ratio
+from .network import Layer, Network, Shape, Stored, decode_real
 
 __all__ = ["Chain", "CompileError", "Fused", "Tensor", "fuse"]
 
@@ -162,7 +163,7 @@ class Chain:
 
     def tile_weights(self, source: Tensor, config: CoreConfig, column: int) -> NDArray[np.int64]:
         """Codes [column lanes, kernel height, kernel width, channels] that a tile of columns
-        multiplies `slots` by: zeros where a channel is not the output's, or is padding."""
+        multiplies `slots` by: code 0 where a channel is not the output's, or is padding."""
         first, count = self.slots(source, config, column)
         per_slot, channels = source.stored.format.precision.per_slot, self.weights.shape[3]
         begin = column * config.column_lanes
@@ -178,10 +179,18 @@ class Chain:
                 weights[groups == group]
         return tile
 
-    def lines(self, source: Tensor, config: CoreConfig) -> list[int]:
-        """Lines of weights of each tile of columns."""
+    def depths(self, source: Tensor, config: CoreConfig) -> list[int]:
+        """Slots of K of each tile of columns."""
         return [math.prod(self.kernel) * self.slots(source, config, column)[1]
                 for column in range(-(-len(self.weights) // config.column_lanes))]
+
+    def ratio(self, source: Tensor) -> int:
+        """Slots of K that a line of weights serves."""
+        return weight_ratio(source.stored.format.precision, self.weight_format.precision)
+
+    def lines(self, source: Tensor, config: CoreConfig) -> list[int]:
+        """Lines of weights of each tile of columns, if K is not cut."""
+        return [-(-depth // self.ratio(source)) for depth in self.depths(source, config)]
 
     def finish(self, tensors: dict[str, Stored]) -> None:
         """Compute the numbers of the columns, now that the output's step is known."""
@@ -252,17 +261,33 @@ def fuse(network: Network, config: CoreConfig) -> Fused:
                 raise CompileError(layer.name, f"must have an \"output\" format, as it is read "
                                    f"{len(readers)} times, not once")
             begun[layer.name] = chain
-    for chain in chains:
-        _check_precision(chain, stored[chain.source])
     shapes = network.shapes
     tensors = {name: _tensor(name, shapes[name], stored[name], chains, config) for name in stored}
+    for chain in chains:
+        _check_precision(chain, tensors[chain.source])
     return Fused(network, tensors, chains)
 
 
-def _check_precision(chain: Chain, source: Stored) -> None:
-    if chain.weight_format.precision is not source.format.precision:
-        raise CompileError(chain.layers[0], f"weights of {chain.weight_format} need an input of "
-                           f"the same precision, not {source.format}")
+def _check_precision(chain: Chain, source: Tensor) -> None:
+    layer, precision = chain.layers[0], source.stored.format.precision
+    try:
+        weight_ratio(precision, chain.weight_format.precision)
+    except ValueError as error:
+        raise CompileError(layer, str(error)) from error
+    kind = chain.weight_format
+    if chain.groups > 1 and (kind.odd or kind.precision is Precision.BINARY):
+        raise CompileError(layer, f"groups must be 1 with weights of {kind}, which has no zero for "
+                           f"the channels of other groups, not {chain.groups}")
+    if precision is not Precision.BINARY:
+        return
+    # There is no zero among +1 and -1 that could stand where nothing is.
+    if chain.padding != (0, 0):
+        raise CompileError(layer, f"padding must be 0 around {source.name!r}, as {precision.name} "
+                           f"has no zero, not {chain.padding[0]} x {chain.padding[1]}")
+    if source.channels_stored != source.shape[2]:
+        raise CompileError(layer, f"channels of {source.name!r} must be the "
+                           f"{source.channels_stored} that are stored, as {precision.name} has no "
+                           f"zero to fill them up, not {source.shape[2]}")
 
 
 def _require_stored(network: Network, layer: Layer, source: str, why: str) -> None:
@@ -331,12 +356,19 @@ def _convolution(network: Network, layer: Layer) -> Chain:
 
 def _identity(network: Network, source: str) -> Chain:
     shape, stored = network.shapes[source], network.stored[source]
-    channels = shape[2]
-    one = dlfloat.encode(1.0) if stored.format.precision.is_float else 1
+    channels, kind = shape[2], Format(stored.format.precision, bias=stored.format.bias)
+    if kind.precision is Precision.BINARY:
+        raise CompileError(source, f"format must be one with a zero, as what reads it needs a "
+                           f"convolution by the identity, not {kind}")
+    one, step = 1, 1.0
+    if kind.precision.is_float:
+        # Of FP8 a power of two from the middle of the range: not every bias leaves room for 1.
+        one = 0x40 if kind.precision.is_fp8 else dlfloat.encode(1.0)
+        step = 1 / float(decode_real([one], kind)[0])
     weights = np.full((channels, 1, 1, 1), one, np.int64)
     return Chain(
         name=source, layers=[], source=source, weights=weights,
-        weight_format=Format(stored.format.precision), weight_step=np.ones(channels),
+        weight_format=kind, weight_step=np.full(channels, step),
         real_bias=np.zeros(channels), stride=(1, 1), padding=(0, 0), groups=channels,
         convolution_shape=shape, shape=shape, multiply_adds=0, output=stored)
 
@@ -347,6 +379,10 @@ def _tensor(name: str, shape: Shape, stored: Stored, chains: list[Chain],
     readers = [c for c in chains if c.source == name]
     as_vectors = any(name in (c.name, c.residual) for c in chains)
     vector, residues = config.column_lanes, config.residues
+    if as_vectors and per_slot > vector:
+        raise CompileError(name, f"format must have at most {vector} elements in a slot, as many "
+                           f"as the core {config.name!r} has outputs, not the {per_slot} of "
+                           f"{stored.format}")
     pixel = -(-shape[2] // vector) * vector // per_slot if as_vectors else -(-shape[2] // per_slot)
     # A window's rows lie a whole number of rounds over the banks apart, beyond their own length.
     widths = [c.kernel[1] for c in readers if c.kernel[0] > 1]

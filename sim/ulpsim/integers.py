@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .formats import Format, Precision
 
-__all__ = ["pack", "unpack", "unpack_codes", "values"]
+__all__ = ["numbers", "pack", "unpack", "unpack_codes", "values"]
 
 
 def pack(elements: ArrayLike, precision: Precision) -> NDArray[np.uint16]:
@@ -62,10 +62,14 @@ def unpack(slots: ArrayLike, source: Format) -> NDArray[np.int64]:
 
 
 def values(slots: ArrayLike, source: Format) -> NDArray[np.int64]:
-    """What the elements of slots stand for: those of `unpack`, but +1 and -1 for BINARY, and odd
-    numbers for an odd format. Raises ValueError for a format of floating point."""
+    """What the elements of slots stand for; see `numbers`."""
+    return numbers(unpack(slots, source), source)
+
+
+def numbers(codes: NDArray[np.int64], source: Format) -> NDArray[np.int64]:
+    """What codes stand for: themselves, but +1 and -1 for BINARY, and odd numbers for an odd
+    format. Raises ValueError for a format of floating point."""
     if source.precision.is_float:
         raise ValueError(f"source must be a format of integers or BINARY, not {source}")
-    codes = unpack(slots, source)
     return 2 * codes - 1 if source.precision is Precision.BINARY else \
         2 * codes + 1 if source.odd else codes

@@ -4,8 +4,8 @@ A network has one input image and a list of layers in an order in which each rea
 stands before it. The last layer's result is the network's output. `docs/networks.md` describes
 every operator and key; `Network.from_description` and `load_network` read the written form.
 
-Numbers of a stored tensor are codes: real = code * step. Weights are codes as well, with a step
-for the layer or for each output channel; biases and bounds are real numbers.
+Numbers of a stored tensor are codes: real = what the code stands for * step. Weights are codes as
+well, with a step for the layer or for each output channel; biases and bounds are real numbers.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import dlfloat
-from .formats import FORMATS, Format
+from . import dlfloat, fp8
+from .formats import FORMATS, FORWARD_BIAS, Format, Precision
 
 __all__ = [
     "OPERATORS",
@@ -28,6 +28,8 @@ __all__ = [
     "NetworkError",
     "Shape",
     "Stored",
+    "decode_real",
+    "encode_real",
     "load_network",
     "save_network",
 ]
@@ -42,7 +44,7 @@ class NetworkError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """How a tensor is stored: its format, and the real value of code 1."""
+    """How a tensor is stored: its format, and the real value of the number 1."""
 
     format: Format
     step: float = 1.0
@@ -86,8 +88,7 @@ class Layer:
         How the result is stored. None: it is not, the next layer takes it as it comes.
     weights
         [outputs, kernel height, kernel width, channels / groups] for a convolution, [outputs,
-        inputs] for a fully connected layer, inputs in the order (y, x, channel). Integers for an
-        integer format; real numbers for FP16, each rounded to DLFloat16 here.
+        inputs] for a fully connected layer, inputs in the order (y, x, channel). Codes.
     weight_format, weight_step, bias
         Format of the weights, and one value or one for each output.
     stride, padding, dilation, size
@@ -127,6 +128,8 @@ class Network:
         Name, shape and storage of the image.
     layers
         In order; the last one is the output.
+    forward_bias
+        That of E4M3, in all tensors and weights.
 
     `shapes` holds the shape of every tensor by name. Raises NetworkError.
     """
@@ -136,6 +139,7 @@ class Network:
     input_shape: Shape
     input: Stored
     layers: tuple[Layer, ...]
+    forward_bias: int = FORWARD_BIAS
     shapes: Mapping[str, Shape] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
@@ -150,6 +154,16 @@ class Network:
                     raise NetworkError(f"layer {layer.name!r}: input {source!r} must be one of "
                                        f"{', '.join(map(repr, shapes))}, which stand before it")
             shapes[layer.name] = _shape(layer, [shapes[s] for s in layer.inputs])
+        kinds = [(name, stored.format) for name, stored in self.stored.items()]
+        for name, kind in kinds:
+            if kind.odd:
+                raise NetworkError(f"tensor {name!r}: format must be one that can be stored, "
+                                   f"not {kind}, which is for weights alone")
+        kinds += [(x.name, x.weight_format) for x in self.layers if x.weight_format is not None]
+        for name, kind in kinds:
+            if kind.precision is Precision.E4M3 and kind.bias != self.forward_bias:
+                raise NetworkError(f"tensor {name!r}: bias of {kind} must be the network's "
+                                   f"{self.forward_bias}, not {kind.bias}")
         object.__setattr__(self, "shapes", shapes)
 
     @property
@@ -179,22 +193,27 @@ class Network:
         """The network in the written form (see docs/networks.md).
 
         Where the description has a string in the place of an array, it names one of `arrays`.
-        Keys beside `name`, `input` and `layers` are notes and have no meaning.
+        Keys beside `name`, `input`, `layers` and `forward_bias` are notes and have no meaning.
         """
         for key in ("name", "input", "layers"):
             if key not in description:
                 raise NetworkError(f"network must have the key {key!r}")
         name = description["name"]
         image = description["input"]
+        bias = _positive("network", "forward_bias",
+                         description.get("forward_bias", FORWARD_BIAS), 0)
+        if bias > 15:
+            raise NetworkError(f"network: forward_bias must be from 0 to 15, not {bias}")
         keys = ("name", "height", "width", "channels", "format", "step")
         _check_keys("input", image, keys[:5], keys)
         shape = tuple(_positive("input", key, image[key])
                       for key in ("height", "width", "channels"))
-        stored = _stored("input", {k: image[k] for k in ("format", "step") if k in image})
+        stored = _stored("input", {k: image[k] for k in ("format", "step") if k in image}, bias)
         if not isinstance(description["layers"], Sequence):
             raise NetworkError(f"layers must be a list, not {description['layers']!r}")
-        layers = tuple(_layer(entry, arrays or {}) for entry in description["layers"])
-        return cls(str(name), str(image["name"]), (shape[0], shape[1], shape[2]), stored, layers)
+        layers = tuple(_layer(entry, arrays or {}, bias) for entry in description["layers"])
+        return cls(str(name), str(image["name"]), (shape[0], shape[1], shape[2]), stored, layers,
+                   bias)
 
     def to_description(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """The written form: what `from_description` takes."""
@@ -212,7 +231,7 @@ class Network:
                 value = getattr(layer, key)
                 if key == "weights":
                     if layer.weight_format is not None and layer.weight_format.precision.is_float:
-                        value = dlfloat.decode_array(value)
+                        value = decode_real(value, layer.weight_format)
                     else:
                         value = value.astype(np.int16)
                 if isinstance(value, np.ndarray):
@@ -227,7 +246,8 @@ class Network:
                 entry["output"] = _written(layer.output)
             layers.append(entry)
         image = {"name": self.input_name, "height": height, "width": width, "channels": channels}
-        return {"name": self.name, "input": image | _written(self.input), "layers": layers}, arrays
+        return {"name": self.name, "forward_bias": self.forward_bias,
+                "input": image | _written(self.input), "layers": layers}, arrays
 
 
 def load_network(path: str | Path) -> Network:
@@ -264,6 +284,18 @@ def save_network(network: Network, path: str | Path) -> None:
     path.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     if arrays:
         np.savez_compressed(path.with_suffix(".npz"), allow_pickle=False, **arrays)
+
+
+def encode_real(values: ArrayLike, kind: Format) -> NDArray[np.int64]:
+    """The codes of a format of floating point that real numbers are rounded to."""
+    rounding = fp8.of(kind) if kind.precision.is_fp8 else dlfloat
+    return rounding.encode_array(values).astype(np.int64)
+
+
+def decode_real(codes: ArrayLike, kind: Format) -> NDArray[np.float64]:
+    """The real numbers that codes of a format of floating point stand for; NaN for NaN-Inf."""
+    rounding = fp8.of(kind) if kind.precision.is_fp8 else dlfloat
+    return rounding.decode_array(codes)
 
 
 def _written(stored: Stored) -> dict[str, Any]:
@@ -305,19 +337,19 @@ def _real(where: str, key: str, value: Any) -> float:
     return float(value)
 
 
-def _format(where: str, key: str, value: Any) -> Format:
+def _format(where: str, key: str, value: Any, bias: int) -> Format:
     if not isinstance(value, str) or value not in FORMATS:
         raise NetworkError(f"{where}: {key} must be one of {', '.join(FORMATS)}, not {value!r}")
-    return FORMATS[value]
+    return dataclasses.replace(FORMATS[value], bias=bias)
 
 
-def _stored(where: str, entry: Any) -> Stored:
+def _stored(where: str, entry: Any, bias: int) -> Stored:
     _check_keys(where, entry, ("format",), ("format", "step"))
-    return Stored(_format(where, "format", entry["format"]),
+    return Stored(_format(where, "format", entry["format"], bias),
                   _real(where, "step", entry.get("step", 1.0)))
 
 
-def _layer(entry: Any, arrays: Mapping[str, ArrayLike]) -> Layer:
+def _layer(entry: Any, arrays: Mapping[str, ArrayLike], bias: int) -> Layer:
     _check_keys("a layer", entry, ("name", "op"))
     name, op = entry["name"], entry["op"]
     if not isinstance(name, str) or not name:
@@ -336,9 +368,9 @@ def _layer(entry: Any, arrays: Mapping[str, ArrayLike]) -> Layer:
     values = {k: entry.get(k, d) for k, d in operator.optional.items()}
     fields: dict[str, Any] = {}
     if "output" in entry and entry["output"] is not None:
-        fields["output"] = _stored(f"{where}: output", entry["output"])
+        fields["output"] = _stored(f"{where}: output", entry["output"], bias)
     if "weights" in operator.required:
-        kind = _format(where, "weight_format", entry["weight_format"])
+        kind = _format(where, "weight_format", entry["weight_format"], bias)
         weights = _weights(where, _array(where, "weights", entry["weights"], arrays), kind)
         fields |= {"weight_format": kind, "weights": weights}
         for key in ("weight_step", "bias"):
@@ -385,11 +417,12 @@ def _weights(where: str, array: np.ndarray, kind: Format) -> NDArray[np.int64]:
         raise NetworkError(f"{where}: weights must be [outputs, ...], not of shape "
                            f"{array.shape}")
     if kind.precision.is_float:
-        codes = dlfloat.encode_array(array).astype(np.int64)
-        beyond = codes & dlfloat.NAN == dlfloat.NAN
+        codes = encode_real(array, kind)
+        beyond = np.isnan(decode_real(codes, kind))
         if beyond.any():
-            raise NetworkError(f"{where}: weights must be at most {dlfloat.decode(dlfloat.LARGEST)}"
-                               f" in magnitude, not {array[beyond].flat[0]}")
+            largest = decode_real([(kind.highest >> 1) - 1], kind)[0]
+            raise NetworkError(f"{where}: weights must be at most {largest} in magnitude, "
+                               f"not {array[beyond].flat[0]}")
         return codes
     if array.dtype.kind == "f":
         raise NetworkError(f"{where}: weights of {kind} must be integers, not {array.dtype}")

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import fp8
 from .compiler import CompileError, compile_network
 from .config import SLOT_BYTES, CoreConfig
 from .coverage import Bin, bins_of, crosses, instruction_bins, network_bins, required
 from .cycles_special import special_cycles
-from .formats import FORMATS, Format, Precision, multipliable
+from .formats import FORMATS, FORWARD_BIAS, Format, Precision, multipliable
 from .interpreter import PARAMETER_SLOTS, check
 from .isa import Cause, Function, Instruction, Pool, Segment, Source, Target, encode_program
 from .network import Network, Shape
@@ -30,6 +31,8 @@ __all__ = ["RandomProgram", "covering_programs", "random_network", "random_progr
 #: Codes of DLFloat16 at the edges: zeros, NaN-Inf, smallest, largest, one, next to one.
 _EDGE_CODES = (0x0000, 0x8000, 0x7FFF, 0xFFFF, 0x0001, 0x8001, 0x7FFE, 0xFFFE, 0x3E00, 0x3DFF,
                0x0200, 0x7E00)
+#: Codes of FP8 at the edges: zeros, NaN-Inf, smallest, largest.
+_FP8_EDGE_CODES = (0x00, 0x80, 0x7F, 0xFF, 0x01, 0x81, 0x7E, 0xFE)
 _PAGE = 64
 
 
@@ -38,7 +41,8 @@ class RandomProgram:
     """A program with the external memory that it runs beside.
 
     `memory` holds bytes from address `base` on: first the program, then the segments, whose
-    (address, size) are in `segments`. `network` is what it was compiled from, if it was.
+    (address, size) are in `segments`. `forward_bias` is for the register FORWARD_BIAS. `network` is
+    what it was compiled from, if it was.
     """
 
     description: str
@@ -46,6 +50,7 @@ class RandomProgram:
     base: int
     memory: NDArray[np.uint8]
     segments: dict[Segment, tuple[int, int]]
+    forward_bias: int = FORWARD_BIAS
     network: Network | None = None
 
     def bins(self, config: CoreConfig) -> set[Bin]:
@@ -109,7 +114,7 @@ def covering_programs(seed: int, config: CoreConfig, base: int = 0, *,
 
 
 def _place(description: str, program: list[Instruction], contents: dict[Segment, bytes],
-           base: int, network: Network | None = None) -> RandomProgram:
+           base: int, forward_bias: int, network: Network | None = None) -> RandomProgram:
     parts = [encode_program(program), *(contents.get(segment, b"") for segment in Segment)]
     addresses, end = [], base
     for part in parts:
@@ -120,7 +125,7 @@ def _place(description: str, program: list[Instruction], contents: dict[Segment,
         memory[address - base:address - base + len(part)] = np.frombuffer(part, np.uint8)
     segments = {segment: (address, len(part)) for segment, address, part
                 in zip(Segment, addresses[1:], parts[1:], strict=True)}
-    return RandomProgram(description, program, base, memory, segments, network)
+    return RandomProgram(description, program, base, memory, segments, forward_bias, network)
 
 
 # --- networks
@@ -162,7 +167,8 @@ def _compiled(rng: np.random.Generator, network: Network, smaller: CoreConfig, c
                 Segment.INPUT: compiled.pack_input(images),
                 Segment.OUTPUT: b"\xa5" * compiled.segment_bytes[Segment.OUTPUT]}
     operators = "+".join(layer.op for layer in network.layers)
-    return _place(f"network of {operators}", compiled.program, contents, base, network)
+    return _place(f"network of {operators}", compiled.program, contents, base,
+                  compiled.forward_bias, network)
 
 
 def _work(program: list[Instruction], config: CoreConfig) -> int:
@@ -183,9 +189,18 @@ def _work(program: list[Instruction], config: CoreConfig) -> int:
 
 
 def random_codes(rng: np.random.Generator, kind: Format, shape: Any) -> NDArray[np.int64]:
-    """Codes of a format: any; of FP16 mostly magnitudes near one, at times with a few edges."""
+    """Codes of a format: any; in floating point mostly magnitudes near one, at times with a few
+    edges."""
     if not kind.precision.is_float:
         return rng.integers(kind.lowest, kind.highest + 1, shape)
+    if kind.precision.is_fp8:
+        spec = fp8.of(kind)
+        exponents = spec.bias + rng.integers(-5, 5, shape)
+        codes = rng.integers(0, 2, shape) << 7 \
+            | exponents.clip(0, (1 << spec.exponent_bits) - 1) << spec.fraction_bits \
+            | rng.integers(0, 1 << spec.fraction_bits, shape)
+        edges = (rng.random(shape) < rng.choice([0.0, 0.01])) | (codes & fp8.NAN == fp8.NAN)
+        return np.where(edges, rng.choice(_FP8_EDGE_CODES, shape), codes)
     codes = rng.integers(0, 2, shape) << 15 | rng.integers(26, 36, shape) << 9 \
         | rng.integers(0, 512, shape)
     edges = rng.random(shape) < rng.choice([0.0, 0.01])
@@ -193,7 +208,10 @@ def random_codes(rng: np.random.Generator, kind: Format, shape: Any) -> NDArray[
 
 
 def random_network(rng: np.random.Generator, config: CoreConfig) -> Network:
-    """A small network over the core's formats: every operator, shapes that divide nothing."""
+    """A small network over the core's formats: every operator, shapes that divide nothing.
+
+    BINARY is among the weights, not among the tensors, whose shapes it would have to suit.
+    """
     return _NetworkWriter(rng, config).write()
 
 
@@ -203,12 +221,31 @@ class _NetworkWriter:
     def __init__(self, rng: np.random.Generator, config: CoreConfig) -> None:
         self.rng = rng
         self.precisions = config.formats
+        self.tensors = [p for p in config.formats if p is not Precision.BINARY]
+        self.bias = FORWARD_BIAS
+        if Precision.E4M3 in config.formats and self.chance(0.5):
+            self.bias = int(rng.integers(4, 16))
         self.layers: list[dict[str, Any]] = []
         self.stored: list[tuple[str, Shape, Format, float]] = []
 
-    def format(self, precision: Precision | None = None) -> Format:
-        precision = precision or self.precisions[self.rng.integers(len(self.precisions))]
-        return Format(precision, not precision.is_integer or bool(self.rng.integers(2)))
+    def format(self) -> Format:
+        precision = self.tensors[self.rng.integers(len(self.tensors))]
+        return Format(precision, not precision.is_integer or self.chance(0.5), bias=self.bias)
+
+    def weight_format(self, activations: Precision, any_format: bool) -> Format:
+        """One whose weights can be multiplied by such activations; if not any, one with a zero."""
+        partners = [p for p in self.precisions if multipliable(activations, p)
+                    and (any_format or p is not Precision.BINARY)]
+        precision = partners[self.rng.integers(len(partners))]
+        signed = not precision.is_integer or self.chance(0.5)
+        odd = any_format and precision.is_integer and signed and self.chance(0.3)
+        return Format(precision, signed, odd, self.bias)
+
+    def usual(self, kind: Format) -> float:
+        """A number of usual magnitude, that even many times over has a code."""
+        if kind.precision is Precision.E4M3:
+            return 2.0 ** (12 - kind.bias)
+        return 4.0 if kind.precision.is_float else kind.highest / 2
 
     def chance(self, probability: float) -> bool:
         return bool(self.rng.random() < probability)
@@ -223,7 +260,8 @@ class _NetworkWriter:
         self.stored.append(("image", shape, kind, 1.0))
         for _ in range(rng.integers(1, 4)):
             self.chain()
-        return Network.from_description({"name": "random", "input": image, "layers": self.layers})
+        return Network.from_description({"name": "random", "forward_bias": self.bias,
+                                         "input": image, "layers": self.layers})
 
     def add(self, op: str, **values: Any) -> str:
         name = f"{op}{len(self.layers)}"
@@ -234,7 +272,7 @@ class _NetworkWriter:
         """Layers from the newest stored tensor to the next one."""
         rng = self.rng
         name, shape, kind, step = self.stored[-1]
-        size = 4.0 if kind.precision.is_float else kind.highest / 2
+        size = self.usual(kind)
         first = len(self.layers)
         if self.chance(0.15) or (max(shape[:2]) == 1 and self.chance(0.5)):
             outputs = int(rng.integers(1, 20))
@@ -258,7 +296,8 @@ class _NetworkWriter:
             if self.chance(0.25):
                 groups = int(rng.choice([n for n in range(1, shape[2] + 1) if shape[2] % n == 0]))
                 outputs = groups * -(-outputs // groups)
-            weights, step = self.weights((outputs, *kernel, shape[2] // groups), kind, size)
+            weights, step = self.weights((outputs, *kernel, shape[2] // groups), kind, size,
+                                         groups)
             name = self.add("convolution", input=name, stride=stride, padding=padding,
                             dilation=dilation, groups=groups, **weights)
             height, width = ((shape[i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1)
@@ -282,22 +321,27 @@ class _NetworkWriter:
             name = self.add("relu", input=name)
         result = self.format()
         # A step under which the results neither vanish nor all saturate.
-        reach = 1.0 if result.precision.is_float else 40 * step / result.highest
+        reach = 40 * step / self.usual(result)
+        if result.precision.is_integer:
+            reach /= 2
+        elif result.precision is not Precision.E4M3:
+            reach = 1.0
         step = float(reach * rng.uniform(0.3, 1.5))
         self.layers[-1]["output"] = {"format": result.name, "step": step}
         self.stored.append((name, shape, result, step))
 
-    def weights(self, shape: tuple[int, ...], kind: Format,
-                size: float) -> tuple[dict[str, Any], float]:
+    def weights(self, shape: tuple[int, ...], kind: Format, size: float,
+                groups: int = 1) -> tuple[dict[str, Any], float]:
         """Description of weights, and the step at which results of 40 are usual."""
-        weight_format = self.format(kind.precision)
+        weight_format = self.weight_format(kind.precision, groups == 1)
         depth = float(np.prod(shape[1:]))
         if kind.precision.is_float:
-            codes: Any = self.rng.normal(size=shape).astype(np.float32)
-            spread = 1.0
+            spread = self.usual(weight_format) / 4
+            codes: Any = (spread * self.rng.normal(size=shape)).astype(np.float32)
         else:
             codes = self.rng.integers(weight_format.lowest, weight_format.highest + 1, shape)
             spread = weight_format.highest / 2 + 0.5
+            spread *= 2 if weight_format.odd else 1
         usual = np.sqrt(depth) * spread * max(size, 0.5) * self.stored[-1][3]
         step = self.rng.choice([-1.0, 1.0], shape[0]) * self.rng.uniform(0.5, 2, shape[0]) / usual
         bias = self.rng.normal(size=shape[0])
@@ -361,7 +405,8 @@ class _InstructionWriter:
         contents = {Segment.PARAMETERS: parameters.tobytes(),
                     Segment.INPUT: inputs.astype("<u2").tobytes(),
                     Segment.OUTPUT: bytes(self.bytes), Segment.WORKSPACE: bytes(self.bytes)}
-        return _place(f"{len(program)} instructions", program, contents, base)
+        bias = int(rng.integers(16)) if Precision.E4M3 in config.formats else FORWARD_BIAS
+        return _place(f"{len(program)} instructions", program, contents, base, bias)
 
     def any_instruction(self) -> list[Instruction]:
         kinds = [self.load, self.fill, self.matmul, self.matmul, self.matmul, self.special,

@@ -77,10 +77,10 @@ class ResidentSchedule:
         config, work = self.config, []
         for chain in self.fused.chains:
             tensor = self.fused.tensors[chain.source]
-            lines = chain.lines(tensor, config)
-            products = max(lines) / config.rows * math.prod(chain.convolution_shape[:2])
+            depths = chain.depths(tensor, config)
+            products = max(depths) / config.rows * math.prod(chain.convolution_shape[:2])
             elements = config.phases * math.prod(chain.shape[:2]) * math.prod(chain.window)
-            work.append(len(lines) * (products + elements))
+            work.append(len(depths) * (products + elements))
         return min(range(1, len(work)), key=lambda n: abs(2 * sum(work[:n]) - sum(work)))
 
     def _groups(self, periods: int) -> list[int]:

@@ -70,9 +70,13 @@ class External:
 
 @dataclasses.dataclass(frozen=True)
 class Product:
-    """A part of K that one MATMUL takes: a piece of weights, and where its activations lie."""
+    """A part of K that one MATMUL takes: a piece of weights, and where its activations lie.
+
+    `depth` counts slots of activations.
+    """
 
     piece: Piece
+    depth: int
     first: int
     run_length: int
     run_pitch: int
@@ -88,8 +92,8 @@ class _Runs:
     count: int
 
     @property
-    def lines(self) -> int:
-        """Lines of weights that they are multiplied by."""
+    def slots(self) -> int:
+        """Slots of all of them."""
         return self.count * self.length
 
 
@@ -208,23 +212,29 @@ class Prepared:
         self.chain, self.config = chain, config
         outputs, vector = len(chain.weights), config.column_lanes
         columns = -(-outputs // vector)
+        precision = source.stored.format.precision
+        #: Slots of K that a line of weights serves.
+        self.ratio = chain.ratio(source)
         self.products: list[list[Product]] = []
         for column in range(columns):
             self.products.append([])
-            lines = None if operand is not None else integers.pack(
-                chain.tile_weights(source, config, column),
-                chain.weight_format.precision).reshape(vector, -1).T
+            weights = np.zeros((0, 0)) if operand is not None else \
+                chain.tile_weights(source, config, column).reshape(vector, -1)
             for runs in self._runs(source, row_pitch, column):
-                for line, part in self._parts(runs, uncut):
-                    piece = Piece(chain.layers[0], Target.WEIGHTS, len(parameters), part.lines)
-                    if lines is not None:
-                        parameters += lines[line:line + part.lines].astype("<u2").tobytes()
-                    elif operand is not None:
-                        piece = dataclasses.replace(
-                            piece, segment=operand.segment, pitch=operand.row_bytes,
-                            offset=operand.offset + line * operand.row_bytes
-                            + column * vector * SLOT_BYTES)
-                    self.products[-1].append(Product(piece, part.first, part.length, part.pitch))
+                for slot, part in self._parts(runs, uncut):
+                    if operand is not None:
+                        piece = Piece(chain.layers[0], Target.WEIGHTS, operand.offset
+                                      + slot * operand.row_bytes + column * vector * SLOT_BYTES,
+                                      part.slots, operand.segment, operand.row_bytes)
+                    else:
+                        elements = slice(slot * precision.per_slot,
+                                         (slot + part.slots) * precision.per_slot)
+                        lines = integers.pack(weights[:, elements],
+                                              chain.weight_format.precision).T
+                        piece = Piece(chain.layers[0], Target.WEIGHTS, len(parameters), len(lines))
+                        parameters += lines.astype("<u2").tobytes()
+                    self.products[-1].append(Product(piece, part.slots, part.first, part.length,
+                                                     part.pitch))
 
         table = np.zeros((columns * vector, 4), np.uint32)
         table[:outputs] = chain.column_parameters(config)
@@ -234,8 +244,8 @@ class Prepared:
             parameters += table[column:column + vector].astype("<u4").tobytes()
 
     def _runs(self, source: Tensor, row_pitch: int, column: int) -> Iterator[tuple[int, "_Runs"]]:
-        """K of a tile of columns as (line, runs): of whole rows of the kernel, or, where pixels
-        or slots are left out, of its pixels, row by row."""
+        """K of a tile of columns as (its first slot, runs): of whole rows of the kernel, or, where
+        pixels or slots are left out, of its pixels, row by row."""
         (height, width), (down, right) = self.chain.kernel, self.chain.dilation
         first, count = self.chain.slots(source, self.config, column)
         if self.chain.transposed:
@@ -248,36 +258,36 @@ class Prepared:
             yield row * width * count, _Runs(
                 first + row * down * row_pitch, count, right * source.pixel_slots, width)
 
-    def _parts(self, line_runs: tuple[int, "_Runs"],
+    def _parts(self, slot_runs: tuple[int, "_Runs"],
                fits: bool) -> list[tuple[int, "_Runs"]]:
         """The same, cut so that weights come piece by piece.
 
         It is not cut if all weights fit, or if it cannot be and one tile fits.
         """
         chain, config = self.chain, self.config
-        line, runs = line_runs
+        slot, runs = slot_runs
         if runs.count == 1 or runs.pitch == runs.length:
-            runs = _Runs(runs.first, runs.lines, runs.lines, 1)
-        most = min(config.weight_lines // 2, max(config.weight_lines // 8, _LEAST_PIECE),
-                   _MOST_DEPTH)
-        if runs.lines <= (_MOST_DEPTH if fits else most):
-            return [(line, runs)]
+            runs = _Runs(runs.first, runs.slots, runs.slots, 1)
+        most = min(config.weight_lines // 2, max(config.weight_lines // 8, _LEAST_PIECE))
+        most = min(most * self.ratio, _MOST_DEPTH)
+        if runs.slots <= (_MOST_DEPTH if fits else most):
+            return [(slot, runs)]
         # Tiles of FP16 must stay what they are without the cut: sums depend on them.
         granule = config.rows if chain.weight_format.precision.is_float else 1
         length = runs.length
         whole = next((n for n in range(most // length, 0, -1) if n * length % granule == 0), 0)
         if whole:
-            return [(line + first * length, _Runs(
+            return [(slot + first * length, _Runs(
                 runs.first + first * runs.pitch, length, runs.pitch, count))
                 for first, count in _blocks(runs.count, whole)]
         if runs.count > 1 and length % granule:
-            if runs.lines <= min(config.weight_lines, _MOST_DEPTH):
-                return [(line, runs)]
+            if runs.slots <= min(config.weight_lines * self.ratio, _MOST_DEPTH):
+                return [(slot, runs)]
             raise CompileError(chain.name, f"{length} slots of a kernel's row must be a multiple "
                                f"of the array's {config.rows} rows, as the weights of a tile of "
-                               f"columns, {runs.lines} lines, do not fit the scratchpad's "
+                               f"columns, {runs.slots} lines, do not fit the scratchpad's "
                                f"{config.weight_lines}")
-        return [(line + i * length + first, _Runs(
+        return [(slot + i * length + first, _Runs(
             runs.first + i * runs.pitch + first, count, count, 1))
             for i in range(runs.count)
             for first, count in _blocks(length, most // config.rows * config.rows)]
@@ -294,18 +304,18 @@ def item(prepared: Prepared, tile: Tile, column: int, *, source: Layout, target:
     rows = (tile.rows - 1) * step_y + chain.window[0]
     columns = (tile.columns - 1) * step_x + chain.window[1]
     top, left = tile.row * step_y, tile.column * step_x
-    precision = chain.weight_format.precision
+    activations, weights = source.tensor.stored.format, chain.weight_format
     first = source.slot(tile.image, top * stride_y - chain.padding[0],
                         left * stride_x - chain.padding[1])
     steps, label = [], chain.layers[0]
     for i, product in enumerate(prepared.products[column]):
         steps.append(Step(label, Instruction(
-            "MATMUL", precision=precision,
-            activation_signed=_signed(source.tensor.stored.format),
-            weight_signed=_signed(chain.weight_format), accumulate=int(i > 0),
-            depth=product.piece.size, address=first + product.first,
+            "MATMUL", precision=activations.precision, weight_precision=weights.precision,
+            activation_signed=_signed(activations), weight_signed=_signed(weights),
+            weight_odd=int(weights.odd), accumulate=int(i > 0),
+            depth=product.depth, address=first + product.first,
             run_length=product.run_length,
-            run_pitch=product.run_pitch if product.piece.size > product.run_length else 0,
+            run_pitch=product.run_pitch if product.depth > product.run_length else 0,
             **_loops("count_{}", "stride_{}", (
                 (tile.images, source.image_pitch), (rows, stride_y * source.row_pitch),
                 (columns, stride_x * source.tensor.pixel_slots)))), product.piece))
@@ -329,7 +339,7 @@ def item(prepared: Prepared, tile: Tile, column: int, *, source: Layout, target:
                 (chain.window[1], residual.tensor.pixel_slots)))}
     kind = chain.output.format
     steps.append(Step(label, Instruction(
-        "SPECIAL", float_accumulator=int(precision.is_float), relu=int(chain.relu),
+        "SPECIAL", float_accumulator=int(activations.precision.is_float), relu=int(chain.relu),
         clip=int(chain.clip), pool=chain.pool, output_precision=kind.precision,
         output_signed=_signed(kind),
         window_0=chain.window[0], window_1=chain.window[1],
@@ -343,7 +353,7 @@ def item(prepared: Prepared, tile: Tile, column: int, *, source: Layout, target:
         **_loops("", "window_stride_{}", ((chain.window[0], columns), (chain.window[1], 1))),
         **values), prepared.columns[column]))
     vectors = tile.images * rows * columns
-    weight_tiles = sum(-(-product.piece.size // config.rows)
+    weight_tiles = sum(-(-product.depth // config.rows)
                        for product in prepared.products[column])
     windows = tile.images * tile.rows * tile.columns * math.prod(chain.window)
     return Item(steps, weight_tiles * max(vectors, config.minimum_tile_period)
@@ -357,7 +367,7 @@ def _blocks(total: int, size: int) -> list[tuple[int, int]]:
 
 def _signed(kind: Format) -> int:
     """The bit of an instruction for an integer format's sign."""
-    return int(kind.signed and not kind.precision.is_float)
+    return int(kind.signed and kind.precision.is_integer)
 
 
 def _loops(count: str, stride: str, loops: Sequence[tuple[int, int]]) -> dict[str, int]:

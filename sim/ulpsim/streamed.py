@@ -132,7 +132,8 @@ class _Chain:
         self.all_columns = -(-len(chain.weights) // self.config.column_lanes)
         #: Rows of the largest stripe, once there is a cut.
         self.most_rows = 0
-        self.depth = max(chain.lines(source, self.config))
+        self.depth = max(chain.depths(source, self.config))
+        self.weight_lines = max(chain.lines(source, self.config))
         # Where the special functions are the slower ones, fewer and longer instructions are better.
         vectors = math.prod(chain.convolution_shape[:2]) * -(-self.depth // self.config.rows)
         elements = math.prod((*chain.shape[:2], *chain.window, self.config.phases))
@@ -206,7 +207,7 @@ class _Chain:
     def _cycles(self, cut: _Cut) -> float:
         """About how long the chain takes: the busiest of array, special functions and bus."""
         config, chain = self.config, self.chain
-        weight_cycles = self._transfer(1, self.depth * config.column_lanes)
+        weight_cycles = self._transfer(1, self.weight_lines * config.column_lanes)
         first = compute = special = sources = targets = program = 0
         source_cycles = target_cycles = 0
         stripes = self._stripes((cut.images, cut.rows))
@@ -230,7 +231,7 @@ class _Chain:
                                               cut.columns)
             targets += target_cycles
         parts = -(-self.all_columns // cut.columns)
-        fits = cut.columns * self.depth <= config.weight_lines
+        fits = cut.columns * self.weight_lines <= config.weight_lines
         weights = self.all_columns * weight_cycles * (1 if fits else len(stripes))
         array = self.all_columns * max(compute, special)
         loads = parts * sources - (parts - 1) * source_cycles + weights
@@ -241,7 +242,7 @@ class _Chain:
         # Weights of the next part come while the array works on the last stripe of this one, but
         # for those that there is room for before.
         if parts > 1 and fits:
-            room = config.weight_lines // self.depth - cut.columns
+            room = config.weight_lines // self.weight_lines - cut.columns
             last = (cut.columns - room) * weight_cycles
             cycles += (parts - 1) * max(0, last - cut.columns * compute // len(stripes))
         # With one buffer only, its transfers and the work on it take turns.

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..config import SLOT_BYTES, CoreConfig
-from ..formats import Precision
+from ..formats import FORWARD_BIAS, Precision
 from ..fusion import CompileError
 from ..isa import MOST_INSTRUCTIONS, Instruction, Segment
 from ..tokens import TokenError, with_tokens
@@ -61,6 +61,9 @@ class CompiledSequences:
     parameters: bytes
     segment_bytes: dict[Segment, int]
     multiply_adds: dict[str, int]
+
+    #: Nothing is in E4M3.
+    forward_bias = FORWARD_BIAS
 
     def pack_input(self, inputs: ArrayLike) -> bytes:
         """Contents of the segment INPUT for at most `batch` sequences; missing ones are zero.
