@@ -1,13 +1,16 @@
-"""Sustained utilisation in RTL: one matrix product and one convolution in every format.
+"""Sustained utilisation in RTL: a matrix product and convolutions in every format.
 
-A product of 512 x 512 by 512 x 512 and a 3 x 3 convolution from 64 to 64 channels on 28 x 28, one
-program each, all operands in external memory at the start and all results there at the end.
-Utilisation is ideal cycles (products by definition / products in a cycle) over all cycles that
-the core reports, from start to interrupt. Every word and every cycle is compared with the models.
+A product of 512 x 512 by 512 x 512 and 3 x 3 convolutions from 64 to 64 channels on 28 x 28, one
+program each, all operands in external memory at the start and all results there at the end; one
+of the convolutions is dilated, one has 4 groups and one 64. Utilisation is ideal cycles (products
+by definition / products in a cycle) over all cycles that the core reports, from start to
+interrupt. `bound_percent` is what the array can reach at most, by `bound_cycles`. Every word and
+every cycle is compared with the models.
 Exits 1 if one differs.
 """
 
 import argparse
+import math
 import sys
 
 import numpy as np
@@ -17,19 +20,24 @@ from ulpcore.demonstration import compare_network
 from ulpcore.rtl import MemoryModel
 from ulpsim.config import CoreConfig, load_config
 from ulpsim.formats import Format
+from ulpsim.fusion import fuse
 from ulpsim.network import Network
 from ulpsim.programs import random_codes
 
-#: Names of layers, with the shapes of their input, their weights, and the padding.
+#: Names of layers, with the shapes of their input, their weights, padding, dilation and groups.
+_CONVOLUTION = "convolution 3 x 3, 64 to 64, 28 x 28"
 LAYERS = {
-    "product 512 x 512 x 512": ((512, 1, 512), (512, 1, 1, 512), 0),
-    "convolution 3 x 3, 64 to 64, 28 x 28": ((28, 28, 64), (64, 3, 3, 64), 1),
+    "product 512 x 512 x 512": ((512, 1, 512), (512, 1, 1, 512), 0, 1, 1),
+    _CONVOLUTION: ((28, 28, 64), (64, 3, 3, 64), 1, 1, 1),
+    f"{_CONVOLUTION}, dilation 2": ((28, 28, 64), (64, 3, 3, 64), 2, 2, 1),
+    f"{_CONVOLUTION}, 4 groups": ((28, 28, 64), (64, 3, 3, 16), 1, 1, 4),
+    f"{_CONVOLUTION}, depthwise": ((28, 28, 64), (64, 3, 3, 1), 1, 1, 64),
 }
 
 
 def network(name: str, kind: Format, rng: np.random.Generator) -> Network:
     """One layer with random weights; its result is stored in the format of its input."""
-    shape, weights_shape, padding = LAYERS[name]
+    shape, weights_shape, padding, dilation, groups = LAYERS[name]
     if kind.precision.is_float:
         weights = rng.normal(size=weights_shape) / np.sqrt(np.prod(weights_shape[1:]))
         # Few results are beyond the range of FP8.
@@ -44,8 +52,24 @@ def network(name: str, kind: Format, rng: np.random.Generator) -> Network:
         "input": {"name": "input", "height": shape[0], "width": shape[1], "channels": shape[2],
                   "format": kind.name, "step": 1.0},
         "layers": [{"name": "layer", "op": "convolution", "input": "input", "padding": padding,
+                    "dilation": dilation, "groups": groups,
                     "weights": weights, "weight_format": kind.name,
                     "output": {"format": kind.name, "step": float(step)}}]})
+
+
+def bound_cycles(layer: Network, config: CoreConfig) -> int:
+    """No run can take fewer: tiles of weights times vectors, with the slots of a tile of columns'
+    own groups in whole eights; or four cycles of the special functions for each vector; or the
+    words of the bus that come, or go."""
+    fused = fuse(layer, config)
+    chain = fused.chains[0]
+    source, result = fused.tensors[chain.source], fused.tensors[chain.name]
+    lines, pixels = chain.lines(source, config), math.prod(chain.shape[:2])
+    array = sum(-(-count // config.rows) for count in lines) * pixels
+    special = config.phases * len(lines) * pixels
+    loads = sum(lines) * config.column_lanes + math.prod(source.shape[:2]) * source.pixel_slots
+    stores = pixels * result.pixel_slots
+    return max(array, special, max(loads, stores) // config.bus_slots)
 
 
 def measure(name: str, kind: Format, config: CoreConfig, seed: int, latency: int) -> dict:
@@ -56,10 +80,13 @@ def measure(name: str, kind: Format, config: CoreConfig, seed: int, latency: int
     run = compare_network(layer, config, codes, model=MemoryModel(latency=latency), batch=1)
     multiply_adds = sum(run.compiled.multiply_adds.values())
     ideal = multiply_adds / (config.rows * config.column_lanes * kind.precision.per_slot)
+    bound = bound_cycles(layer, config)
     return {
         "cycles": run.cycles[0],
         "ideal_cycles": round(ideal),
         "utilisation_percent": round(100 * ideal / run.cycles[0], 2),
+        "bound_percent": round(100 * ideal / bound, 2),
+        "of_bound_percent": round(100 * bound / run.cycles[0], 2),
         "instructions": len(run.compiled.program),
         "differing_words": run.comparison.differing_words,
         "differing_cycles": run.comparison.differing_cycles,
