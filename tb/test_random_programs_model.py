@@ -70,8 +70,9 @@ def test_programs_cover_the_fields(config, seed):
     wanted |= {("signs", a, w) for a in (0, 1) for w in (0, 1)} | {("odd", 0), ("odd", 1)}
     wanted |= {("precisions", a.value, w.value) for a in config.formats for w in config.formats
                if multipliable(a, w)}
-    wanted |= {(f, p.value) for f in ("precision", "output_precision", "residual_precision")
-               for p in config.formats}
+    wanted |= {("precision", p.value) for p in config.formats}
+    wanted |= {(f, p.value) for f in ("output_precision", "residual_precision")
+               for p in config.special_formats}
     if config.special_functions:
         wanted |= {(f, 1) for f in ("reduce", "row_scale", "row_bias")}
         wanted |= {("source", s.value) for s in Source} | {("function", f.value) for f in Function}

@@ -262,7 +262,7 @@ class CoreConfig:
         return max(swap, self.rows, self.accumulate_latency)
 
 
-EDGE = CoreConfig(name="edge", special_functions=True)
+EDGE = CoreConfig(name="edge", formats=tuple(Precision), special_functions=True)
 NANO = CoreConfig(
     name="nano",
     rows=4,
@@ -276,6 +276,7 @@ NANO = CoreConfig(
 )
 RAPID = CoreConfig(
     name="rapid",
+    formats=tuple(Precision),
     lanes=8,
     activation_bytes=1024 * 1024,
     weight_bytes=1024 * 1024,
