@@ -5,7 +5,7 @@ program each, all operands in external memory at the start and all results there
 of the convolutions is dilated, one has 4 groups and one 64. Utilisation is ideal cycles (products
 by definition / products in a cycle) over all cycles that the core reports, from start to
 interrupt. `bound_percent` is what the array can reach at most, by `bound_cycles`. Every word and
-every cycle is compared with the models.
+every cycle is compared with the models. With --model the cycles are the cycle model's, in seconds.
 Exits 1 if one differs.
 """
 
@@ -18,7 +18,10 @@ from record import record
 from rich.progress import track
 from ulpcore.demonstration import compare_network
 from ulpcore.rtl import MemoryModel
+from ulpsim.compiler import Compiled, compile_network
 from ulpsim.config import CoreConfig, load_config
+from ulpsim.cycles import predict
+from ulpsim.driver import place
 from ulpsim.formats import Format
 from ulpsim.fusion import fuse
 from ulpsim.network import Network
@@ -72,22 +75,38 @@ def bound_cycles(layer: Network, config: CoreConfig) -> int:
     return max(array, special, max(loads, stores) // config.bus_slots)
 
 
+def model(name: str, kind: Format, config: CoreConfig, seed: int, latency: int) -> dict:
+    """The same as `measure`, by the cycle model."""
+    layer = network(name, kind, np.random.default_rng(seed))
+    compiled = compile_network(layer, config, 1)
+    placement = place(compiled)
+    cycles = predict(compiled.program, config, program_address=placement.program,
+                     segments=placement.segments, latency=latency).cycles
+    return figures_of(layer, compiled, kind, config, cycles)
+
+
+def figures_of(layer: Network, compiled: Compiled, kind: Format, config: CoreConfig,
+               cycles: int) -> dict:
+    ideal = sum(compiled.multiply_adds.values()) / (
+        config.rows * config.column_lanes * kind.precision.per_slot)
+    bound = bound_cycles(layer, config)
+    return {
+        "cycles": cycles,
+        "ideal_cycles": round(ideal),
+        "utilisation_percent": round(100 * ideal / cycles, 2),
+        "bound_percent": round(100 * ideal / bound, 2),
+        "of_bound_percent": round(100 * bound / cycles, 2),
+        "instructions": len(compiled.program),
+    }
+
+
 def measure(name: str, kind: Format, config: CoreConfig, seed: int, latency: int) -> dict:
     """Cycles and utilisation of one layer in one format."""
     rng = np.random.default_rng(seed)
     layer = network(name, kind, rng)
     codes = random_codes(rng, kind, (1, *layer.input_shape))
     run = compare_network(layer, config, codes, model=MemoryModel(latency=latency), batch=1)
-    multiply_adds = sum(run.compiled.multiply_adds.values())
-    ideal = multiply_adds / (config.rows * config.column_lanes * kind.precision.per_slot)
-    bound = bound_cycles(layer, config)
-    return {
-        "cycles": run.cycles[0],
-        "ideal_cycles": round(ideal),
-        "utilisation_percent": round(100 * ideal / run.cycles[0], 2),
-        "bound_percent": round(100 * ideal / bound, 2),
-        "of_bound_percent": round(100 * bound / run.cycles[0], 2),
-        "instructions": len(run.compiled.program),
+    return figures_of(layer, run.compiled, kind, config, run.cycles[0]) | {
         "differing_words": run.comparison.differing_words,
         "differing_cycles": run.comparison.differing_cycles,
         "faults": len(run.comparison.faults),
@@ -100,6 +119,7 @@ def main() -> int:
     parser.add_argument("--formats", nargs="*", metavar="FORMAT",
                         help="(default: those of FP16, E4M3, INT8, INT4, INT2 that the core has)")
     parser.add_argument("--latency", type=int, default=16, help="of the memory, in cycles")
+    parser.add_argument("--model", action="store_true", help="by the cycle model alone")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--no-keep", action="store_true", help="do not keep the figures")
     options = parser.parse_args()
@@ -109,10 +129,11 @@ def main() -> int:
         options.formats or ("FP16", "E4M3", "INT8", "INT4", "INT2"))]
     figures: dict = {"latency": options.latency, "seed": options.seed}
     for name, kind in track([(n, k) for n in LAYERS for k in kinds], "utilisation"):
-        figures.setdefault(name, {})[kind.name] = measure(
+        figures.setdefault(name, {})[kind.name] = (model if options.model else measure)(
             name, kind, config, options.seed, options.latency)
-    record(f"utilisation-{config.name}", figures, keep=not options.no_keep)
-    different = sum(row[key] for name in LAYERS for row in figures[name].values()
+    suffix = "-model" if options.model else ""
+    record(f"utilisation-{config.name}{suffix}", figures, keep=not options.no_keep)
+    different = sum(row.get(key, 0) for name in LAYERS for row in figures[name].values()
                     for key in ("differing_words", "differing_cycles", "faults"))
     return 1 if different else 0
 
