@@ -15,8 +15,10 @@ SEGMENTS = {segment: (0, 1 << 16) for segment in Segment}
 @pytest.mark.parametrize("config", [EDGE, NANO], ids=lambda c: c.name)
 def test_bins_follow_the_formats_of_the_core(config):
     bins = required(config)
-    for group, index in (("MATMUL: formats", 0), ("SPECIAL: accumulators, output", 1)):
-        assert {values[index] for values in bins[group]} == set(config.formats)
+    for group, index, formats in (
+            ("MATMUL: formats", 0, config.formats),
+            ("SPECIAL: accumulators, output", 1, config.special_formats)):
+        assert {values[index] for values in bins[group]} == set(formats)
     precisions = {pair for pair in bins["MATMUL: precision after precision"]}
     assert precisions == {(p, q) for p in config.formats for q in config.formats}
     fewer = dataclasses.replace(config, formats=(Precision.INT8,), special_functions=False)
