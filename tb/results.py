@@ -21,7 +21,7 @@ _ROOT = Path(__file__).parents[1]
 
 
 class Results:
-    """A pytest plugin that writes `path` at the end of the session.
+    """A pytest plugin that writes `path` after each test, so that it survives whatever ends a run.
 
     `selection` is the expression of markers with which tests were chosen.
     """
@@ -47,6 +47,8 @@ class Results:
                     self._add_fuzz(value)
                 if name == "coverage":
                     self.coverage |= value
+        if report.when == "teardown":
+            self.write(complete=False)
 
     def _add_fuzz(self, by_core: dict[str, dict[str, dict[str, int]]]) -> None:
         for core, kinds in by_core.items():
@@ -55,9 +57,13 @@ class Results:
                 total.update(causes)
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
-        self.path.write_text(json.dumps(self.figures(int(exitstatus)), indent=2) + "\n")
+        # All tests were run, whether they passed or not.
+        self.write(complete=int(exitstatus) in (0, 1))
 
-    def figures(self, exitstatus: int) -> dict[str, Any]:
+    def write(self, *, complete: bool) -> None:
+        self.path.write_text(json.dumps(self.figures(complete), indent=2) + "\n")
+
+    def figures(self, complete: bool) -> dict[str, Any]:
         """All that is written."""
         def git(*arguments: str) -> str:
             try:
@@ -73,7 +79,7 @@ class Results:
             "uncommitted_changes": bool(git("status", "--porcelain", "--untracked-files=no")),
             "selection": self.selection,
             "seed": int(os.environ.get("ULPCORE_SEED", "1")),
-            "complete": exitstatus in (0, 1),
+            "complete": complete,
             "tests": {name: self.counts[name] for name in ("passed", "failed", "skipped")},
             "failed": sorted(self.failed),
             "fuzz": {core: {

@@ -24,6 +24,7 @@ def test_results_are_counted_and_added_up(tmp_path):
         results.pytest_runtest_logreport(report(name, "call", outcome, **properties))
         results.pytest_runtest_logreport(report(name, "teardown", "passed", **properties))
     results.pytest_runtest_logreport(report("tb/test_b.py::five", "setup", "skipped"))
+    assert json.loads(path.read_text())["complete"] is False
     results.pytest_sessionfinish(1)
     figures = json.loads(path.read_text())
     assert figures["tests"] == {"passed": 3, "failed": 1, "skipped": 1}
