@@ -38,6 +38,13 @@ def test_compile_prints_where_the_cycles_go(tmp_path, capsys):
     assert "conv5" in capsys.readouterr().out
 
 
+def test_compile_takes_networks_over_sequences(tmp_path, capsys):
+    network = PARAMETERS.parents[1] / "kjv" / "parameters" / "kjv-attention.json"
+    assert main(["compile", str(network), "--batch", "1", "--output", str(tmp_path)]) == 0
+    assert "for 1 sequences," in capsys.readouterr().out
+    assert decode_program((tmp_path / "kjv-attention.program").read_bytes())[-1].name == "HALT"
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["compile", "none.json"], "none.json"),
     (["compile", str(PARAMETERS / "fashion-fp16.json"), "--config", "nano"], "INT8, INT4, INT2"),

@@ -163,6 +163,19 @@ def test_programs_compute_what_the_layers_say(draw, config: CoreConfig, sequence
     np.testing.assert_array_equal(found, evaluate(network, inputs, config))
 
 
+@pytest.mark.parametrize("draw", [_two_lstms, _two_attentions])
+def test_programs_agree_where_numbers_end(draw, rng: np.random.Generator) -> None:
+    """NaN-Inf in one channel of one step, and sums that overflow."""
+    network = draw(rng)
+    inputs = _inputs(network, rng, 4)
+    inputs[1, 2, 3] = np.nan
+    inputs[2] *= 1e9
+    found = Driver(ModelBus(EDGE, 1 << 22), compile_sequences(network, EDGE, 4)).run(inputs)
+    np.testing.assert_array_equal(found, evaluate(network, inputs))
+    real = dlfloat.decode_array(found)
+    assert np.isnan(real[1]).any() and not np.isnan(real[0]).any()
+
+
 def test_one_program_for_any_number_of_sequences(rng: np.random.Generator) -> None:
     network = _block(rng, steps=8)
     inputs = _inputs(network, rng, 7)

@@ -46,9 +46,10 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("compile", _compile, "Compile a network to a program and its parameters.")
     sub.add_argument("network", type=Path, metavar="NETWORK.json",
-                     help="a network in the form of docs/networks.md, arrays in a .npz beside it")
+                     help="a network in the form of docs/networks.md or docs/sequences.md, arrays "
+                     "in a .npz beside it")
     sub.add_argument("--batch", type=int, metavar="N",
-                     help="images a run (default: as many as pay)")
+                     help="images or sequences a run (default: as many as pay)")
     sub.add_argument("--latency", type=int, default=16, metavar="CYCLES",
                      help="latency of the memory, for the predicted cycles (default: 16)")
     sub.add_argument("--output", type=Path, default=Path("build"), metavar="FOLDER",
@@ -112,10 +113,16 @@ def _compile(options: argparse.Namespace) -> int:
     from ulpsim.cycles import predict
     from ulpsim.driver import place
     from ulpsim.network import load_network
+    from ulpsim.sequences.compiler import compile_sequences
+    from ulpsim.sequences.network import is_sequence_network, load_sequence_network
 
     config = load_config(options.config)
-    network = load_network(options.network)
-    compiled = compile_network(network, config, options.batch)
+    if is_sequence_network(options.network):
+        compiled = compile_sequences(load_sequence_network(options.network), config, options.batch)
+        batch = f"{compiled.batch} sequences"
+    else:
+        compiled = compile_network(load_network(options.network), config, options.batch)
+        batch = f"{compiled.batch} images"
     options.output.mkdir(parents=True, exist_ok=True)
     stem = options.output / options.network.stem
     stem.with_suffix(".program").write_bytes(isa.encode_program(compiled.program))
@@ -125,7 +132,8 @@ def _compile(options: argparse.Namespace) -> int:
     prediction = predict(compiled.program, config, program_address=placement.program,
                          segments=placement.segments, latency=options.latency)
     table = breakdown(prediction, compiled.program, compiled.labels, config)
-    summary = {"network": network.name, "config": config.name, "batch": compiled.batch,
+    name = compiled.network.name
+    summary = {"network": name, "config": config.name, "batch": compiled.batch,
                "instructions": len(compiled.program), "forward_bias": compiled.forward_bias,
                "parameter_bytes": len(compiled.parameters),
                "files": [str(stem.with_suffix(s)) for s in (".program", ".parameters", ".asm")],
@@ -133,10 +141,10 @@ def _compile(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(summary))
         return 0
-    print(f"{network.name} for {config.name}: {len(compiled.program)} instructions for "
-          f"{compiled.batch} images, {len(compiled.parameters)} parameter bytes")
+    print(f"{name} for {config.name}: {len(compiled.program)} instructions for {batch}, "
+          f"{len(compiled.parameters)} parameter bytes")
     causes = [cause for cause in CAUSES if any(cause in row for row in table.values())]
-    grid = Table(title=f"{prediction.cycles} cycles for {compiled.batch} images, memory latency "
+    grid = Table(title=f"{prediction.cycles} cycles for {batch}, memory latency "
                  f"{options.latency}: what the array does, or waits for")
     grid.add_column("layer")
     for cause in (*causes, "all"):
