@@ -2,7 +2,8 @@
 
 The whole core takes tens of minutes. With `--blocks` each block is placed and routed by itself,
 between registers, which takes minutes and says which one limits the clock. With `--units` so are
-the multiply-add and a slot, the latter with one format more at a time: what each format costs.
+the multiply-add and slots with INT8 alone and with every format; of slots with one format more at a
+time the area says what each format costs.
 """
 
 import argparse
@@ -57,14 +58,16 @@ def format_sets() -> Iterator[tuple[Precision, ...]]:
         yield from (tuple(formats[:count]) for count in range(1, len(formats) + 1))
 
 
-def units(config: CoreConfig) -> Iterator[tuple[str, wiring.Component]]:
-    """Multiply-adds by their stages and slots by their formats, with the sizes of `config`."""
+def units(config: CoreConfig) -> Iterator[tuple[str, wiring.Component, bool]]:
+    """Multiply-adds by their stages and slots by their formats, with the sizes of `config`, and
+    whether their clock frequency is of interest and not the area alone."""
     for stages in (4, 5):
-        yield f"multiply_add, {stages} stages", MultiplyAdd(stages=stages)
+        yield f"multiply_add, {stages} stages", MultiplyAdd(stages=stages), True
     for formats in format_sets():
         slot = dataclasses.replace(config, columns=config.column_lanes, lanes=1, formats=formats,
                                    special_functions=False)
-        yield f"slot, {' '.join(p.name for p in formats)}", ProcessingElement(config=slot)
+        yield (f"slot, {' '.join(p.name for p in formats)}", ProcessingElement(config=slot),
+               formats == (Precision.INT8,) or len(formats) == len(Precision))
 
 
 def measure_apart(component: wiring.Component, title: str, seeds: list[int], target: float,
@@ -93,8 +96,9 @@ def main() -> int:
     target = options.target or (UNIT_TARGET if options.units else CORE_TARGET)
     with Console(stderr=True).status("") as status:
         if options.units:
-            figures = {name: measure_apart(unit, name, options.seeds, target, status.update)
-                       for name, unit in units(config)}
+            figures = {name: measure_apart(unit, name, options.seeds if routed else [], target,
+                                           status.update)
+                       for name, unit, routed in units(config)}
             record(f"synthesis-{config.name}-units", figures, keep=not options.no_keep)
         elif options.blocks is not None:
             names = options.blocks or [name for name in BLOCKS if name != "array"]
