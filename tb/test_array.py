@@ -115,7 +115,7 @@ def random_tile(config: CoreConfig, bias: int, rng: np.random.Generator) -> Tile
 def test_tiles_follow_each_other(name: str, rng: np.random.Generator) -> None:
     config = CONFIGS[name]
     array = Array(config=config)
-    assert array.next_weights + 1 <= config.minimum_tile_period
+    assert array.next_weights + 2 <= config.minimum_tile_period
     bias = int(rng.integers(16))
     tiles = [random_tile(config, bias, rng) for _ in range(300)]
     starts, cycle = [], 2 + config.rows
@@ -154,8 +154,8 @@ def test_tiles_follow_each_other(name: str, rng: np.random.Generator) -> None:
         columns["mask"][rows] = (1 << tile.depth) - 1
         # As late as the rules allow, or as early.
         earliest = starts[i - 1] + array.next_weights if i else 0
-        assert earliest < start
-        given = start - 1 if i % 2 else earliest
+        assert earliest < start - 1
+        given = start - 2 if i % 2 else earliest
         rows = slice(given, given + config.rows)
         weights[rows] = tile.weights
         columns["weight_valid"][rows] = 1

@@ -226,7 +226,7 @@ def expect(run: Run, machine: Machine, program: list[Instruction]) -> dict[str, 
             expected["overwrite"][at] = k == 0 and not instruction["accumulate"]
             expected["last"][at[-1]] = k + rows >= depth
             expected["post"][at] = run.posts[i]
-            given = at[0] - 1 + np.arange(rows)
+            given = at[0] - 2 + np.arange(rows)
             expected["weight_valid"][given] = 1
             expected["weight_row"][given] = np.arange(rows)
             expected["weight_precision"][given] = weight_precision.value
@@ -300,14 +300,14 @@ def sums(run: Run, machine: Machine) -> np.ndarray:
     swaps = np.flatnonzero(run["valid"] & run["swap"])
     for number, begin in enumerate(swaps):
         end = swaps[number + 1] if number + 1 < len(swaps) else run.cycles
-        given = slice(begin - 1, begin - 1 + config.rows)
+        given = slice(begin - 2, begin - 2 + config.rows)
         current = run["weights"][given].astype(np.uint16)
         at = begin + np.flatnonzero(run["valid"][begin:end])
         mask = run["mask"][begin] >> np.arange(config.rows) & 1
         address = run["address"][at]
         old = np.where(run["overwrite"][at, None], 0, result[address]).astype(np.uint32)
         precision, weight_precision = (Precision(run[name][cycle]) for name, cycle in (
-            ("precision", begin), ("weight_precision", begin - 1)))
+            ("precision", begin), ("weight_precision", begin - 2)))
         activation = Format(precision, not precision.is_integer
                             or bool(run["activation_signed"][begin]))
         if precision.is_float:
@@ -315,7 +315,7 @@ def sums(run: Run, machine: Machine) -> np.ndarray:
                                      Format(weight_precision), config.rows, old)
             continue
         weight = Format(weight_precision,
-                        not weight_precision.is_integer or bool(run["weight_signed"][begin - 1]),
+                        not weight_precision.is_integer or bool(run["weight_signed"][begin - 2]),
                         weight_precision.is_integer and bool(run["vector_odd"][begin]))
         used = np.flatnonzero(mask)
         elements = values(current[used, :, None], weight)

@@ -116,8 +116,8 @@ class MatrixProduct(wiring.Component):
             with m.If(step == self.period - 1):
                 m.d.sync += [step.eq(0), tile.eq(tile + 1), running.eq(tile != self.tiles - 1)]
 
-        # A row of weights is given one cycle after it was read, the vector one cycle later still:
-        # the weights of row 0 must be there before the vector that takes them into use.
+        # A row of weights is given one cycle after it was read, the vector two cycles later still:
+        # the weights of row 0 must be there two cycles before the vector that takes them into use.
         precision = self.kind.precision.value
         sign = self.kind.signed and self.kind.precision.is_integer
         m.d.sync += [
@@ -132,12 +132,15 @@ class MatrixProduct(wiring.Component):
         ]
         given = Cat(running & (step < self.vectors), step == 0, tile == 0,
                     (tile == self.tiles - 1) & (step == self.vectors - 1), step)
-        read = Signal.like(given)
+        read, waiting = Signal.like(given), Signal.like(given)
+        vector = Signal.like(vector_port.data)
         m.d.sync += [
             read.eq(given),
-            array.vector.eq(vector_port.data),
-            Cat(array.valid, array.swap, array.overwrite, array.last).eq(read[:4]),
-            array.address.eq(read[4:]),
+            waiting.eq(read),
+            vector.eq(vector_port.data),
+            array.vector.eq(vector),
+            Cat(array.valid, array.swap, array.overwrite, array.last).eq(waiting[:4]),
+            array.address.eq(waiting[4:]),
         ]
         m.d.comb += [
             array.mask.eq(-1),

@@ -30,7 +30,7 @@ class Array(wiring.Component):
     Weights are given a row each cycle, row 0 first, and are held beside those in use until a
     vector comes with `swap`. If row 0 is given in cycle t, row r in t + r:
 
-    - the weights may be taken into use by a swap in t + 1 or later;
+    - the weights may be taken into use by a swap in t + 2 or later;
     - t is at least `next_weights` cycles after the swap before.
 
     So tiles of `config.minimum_tile_period` vectors or more follow each other without a gap, each
@@ -116,7 +116,7 @@ class Array(wiring.Component):
     @property
     def next_weights(self) -> int:
         """Cycles after a swap from which row 0 of the next tile may be given."""
-        return (self.config.rows - 1) * (self.config.multiply_add_stages - 1) + 1
+        return (self.config.rows - 1) * (self.config.multiply_add_stages - 1)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -172,7 +172,7 @@ class Array(wiring.Component):
             m.d.sync += [control.swap.eq(swap), control.mode.eq(way[PRECISION_BITS + 1:])]
             controls.append(control)
 
-        # North: column c is delayed c cycles, then packed into a register.
+        # North: column c is delayed c cycles, then widened into a register and packed into another.
         weights, loads = [], []
         # Integers are packed in the precision of the activations.
         wide = is_any(self.weight_target, [p for p in config.formats if p.is_integer])
@@ -188,6 +188,7 @@ class Array(wiring.Component):
             if column:
                 given = delay(given, 1, f"given_{column}")
                 chosen = delay(chosen, 1, f"chosen_{column}", reset_less=False)
+            way = delay(given[:PRECISION_BITS + 1], 1, f"way_of_weight_{column}")
             lanes = []
             for lane in range(config.lanes):
                 index = column * config.lanes + lane
@@ -207,14 +208,14 @@ class Array(wiring.Component):
                     ]
                     weight = widener.widened
                 m.d.comb += [
-                    packer.slot.eq(weight),
-                    packer.precision.eq(given[:PRECISION_BITS]),
-                    packer.is_signed.eq(given[PRECISION_BITS]),
+                    packer.slot.eq(delay(weight, 1, f"widened_weight_{index}")),
+                    packer.precision.eq(way[:PRECISION_BITS]),
+                    packer.is_signed.eq(way[PRECISION_BITS]),
                     packer.forward_bias.eq(self.forward_bias),
                 ]
                 lanes.append(delay(packer.packed.as_value(), 1, f"packed_weight_{index}"))
             weights.append(Cat(*lanes))
-            loads.append(delay(chosen, 1, f"load_{column}", reset_less=False))
+            loads.append(delay(chosen, 2, f"load_{column}", reset_less=False))
 
         # The elements. Sums start from zero in the north.
         north = [None] * columns

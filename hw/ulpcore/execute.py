@@ -22,8 +22,8 @@ __all__ = ["Execute"]
 
 # From the beginning of a tile: its addresses are there after two cycles.
 assert VECTOR_LATENCY == 2 + SCRATCHPAD_READ_LATENCY
-# Row 0 of the weights goes to the array in the cycle before the vector that swaps them in.
-_WEIGHT_DELAY = VECTOR_LATENCY - 2 - WEIGHT_READ_LATENCY
+# Row 0 of the weights goes to the array two cycles before the vector that swaps them in.
+assert VECTOR_LATENCY == 3 + WEIGHT_READ_LATENCY
 # No fewer than the instructions between being taken and being retired.
 _OUTSTANDING = 16
 
@@ -45,7 +45,7 @@ class Execute(wiring.Component):
       one exception: the first tile of an instruction that accumulates from another `accumulator`
       on than its predecessor waits for the predecessor's last vector, until
       M + `accumulate_latency` - 1 cycles after F.
-    - The weights of row r are given to the array in F + `VECTOR_LATENCY` - 1 + r, vector m in
+    - The weights of row r are given to the array in F + `VECTOR_LATENCY` - 2 + r, vector m in
       F + `VECTOR_LATENCY` + m.
 
     `busy` falls in the cycle after the last instruction retired. `ulpsim.cycles_execute` is the
@@ -406,23 +406,25 @@ class _Feeder(wiring.Component):
     def _pace(self, m: Module, begin: Value, more: Value, active: Value, tile: Any) -> None:
         """When the next tile may be taken."""
         config, coming = self.config, self.tiles.payload
-        wait = Signal(range(config.minimum_tile_period))
+        # Counters to zero, and beside each a bit that tells whether it is there.
+        wait, waiting = Signal(range(config.minimum_tile_period)), Signal()
         with m.If(begin):
-            m.d.sync += wait.eq(config.minimum_tile_period - 1)
-        with m.Elif(wait != 0):
-            m.d.sync += wait.eq(wait - 1)
+            m.d.sync += [wait.eq(config.minimum_tile_period - 1), waiting.eq(1)]
+        with m.Elif(waiting):
+            m.d.sync += [wait.eq(wait - 1), waiting.eq(wait != 1)]
         # An instruction that accumulates elsewhere could meet its predecessor's last sums early.
-        settling = Signal(range(config.accumulate_latency))
+        settling, unsettled = Signal(range(config.accumulate_latency)), Signal()
         with m.If(active):
-            m.d.sync += settling.eq(config.accumulate_latency - 2)
-        with m.Elif(settling != 0):
-            m.d.sync += settling.eq(settling - 1)
+            m.d.sync += [settling.eq(config.accumulate_latency - 2),
+                         unsettled.eq(int(config.accumulate_latency > 2))]
+        with m.Elif(unsettled):
+            m.d.sync += [settling.eq(settling - 1), unsettled.eq(settling != 1)]
         elsewhere = Signal()
         m.d.sync += elsewhere.eq(
             coming.instruction.accumulate
             & (coming.instruction.accumulator != tile.instruction.accumulator))
-        early = coming.first & elsewhere & (active | (settling != 0))
-        m.d.comb += self.tiles.ready.eq(~more & (wait == 0) & ~early)
+        early = coming.first & elsewhere & (active | unsettled)
+        m.d.comb += self.tiles.ready.eq(~more & ~waiting & ~early)
 
     def _send(self, m: Module, tile: Any, loop: AffineLoop, active: Value,
               accumulator: Value) -> None:
@@ -469,8 +471,7 @@ class _Feeder(wiring.Component):
 
 
 class _WeightReader(wiring.Component):
-    """Reads the lines of a tile's weights, a row a cycle, from `_WEIGHT_DELAY` + 1 cycles after its
-    beginning on."""
+    """Reads the lines of a tile's weights, a row a cycle, from the cycle after its beginning on."""
 
     begin: Signal
     tile: Any
@@ -495,9 +496,7 @@ class _WeightReader(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
-        active = Signal()
-        line = Signal.like(self.line)
-        row = Signal(self.sideband)
+        active, line, row = self.valid, self.line, self.row
         mask = Signal(config.rows)
         # Parts of a slot, less 1.
         parts = Signal(PART_BITS)
@@ -518,10 +517,5 @@ class _WeightReader(wiring.Component):
             m.d.sync += [row.weight_row.eq(row.weight_row + 1), mask.eq(mask >> 1)]
             with m.If(row.weight_row == config.rows - 1):
                 m.d.sync += active.eq(0)
-        m.d.comb += [
-            self.valid.eq(_delay(m, active, _WEIGHT_DELAY, "valid")),
-            self.enable.eq(_delay(m, active & mask[0], _WEIGHT_DELAY, "enable")),
-            self.row.eq(_delay(m, row, _WEIGHT_DELAY, "row")),
-            self.line.eq(_delay(m, line, _WEIGHT_DELAY, "line")),
-        ]
+        m.d.comb += self.enable.eq(active & mask[0])
         return m
