@@ -12,7 +12,7 @@ Three lower bounds of a layer's cycles, each with what it is made of:
 
 - `array`: tiles of weights times vectors, no fewer than the tile period; and the bus, which must
   bring the weights once and move each activation once.
-- `special`: the special functions take a vector of all columns in `phases` cycles.
+- `special`: the special functions take `special_lanes` elements a cycle.
 - a layer's bound is the larger one. `array_bound_percent` leaves the special functions out.
 
 Weights and activations hold nothing: cycles do not depend on them. In the integer networks the
@@ -48,7 +48,8 @@ FIRST, LAST_POOL = "conv1", "pool"
 #: Bounds of the design study for 512 lanes and 64 bytes a cycle, in percent, by format and batch.
 STUDY = {"FP16": {1: 99.1, 8: 99.8}, "INT4": {1: 96.8, 8: 99.4}, "INT2": {1: 94.4, 8: 99.0}}
 #: Layers that run on the RTL: name, format, rows of the image.
-SAMPLES = [("conv1", "FP16", 13), ("res2_0_branch2b", "INT4", 8), ("res2_0_branch2c", "INT2", 8),
+SAMPLES = [("conv1", "FP16", 13), ("res2_0_branch2b", "INT4", 8), ("res2_0_branch2c", "INT4", 4),
+           ("res2_0_branch2c", "INT2", 8), ("res3_0_branch2c", "INT2", 4),
            ("res4_0_branch2b", "INT8", 10), ("res5_0_branch1", "INT2", 14)]
 
 
@@ -153,7 +154,7 @@ def bounds(shape: dict[str, int], kind: Format, batch: int,
              + batch * shape["height"] * shape["width"] * -(-shape["channels"] // per_slot))
     array = max(columns * tiles * vectors, moved // config.bus_slots)
     return (products / (config.rows * config.column_lanes * per_slot), array,
-            columns * pixels * config.phases)
+            columns * pixels * config.column_lanes // config.special_lanes)
 
 
 def output_size(shape: dict[str, int]) -> tuple[int, int]:

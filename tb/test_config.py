@@ -17,6 +17,7 @@ def test_derived_values():
     assert (RAPID.column_lanes, RAPID.bus_slots, RAPID.banks) == (64, 32, 128)
     assert RAPID.rows * RAPID.column_lanes == 512
     assert CoreConfig(columns=16, special_lanes=4).banks == 16
+    assert [CoreConfig(special_lanes=n).special_vectors for n in (2, 4, 8)] == [1, 2, 4]
     assert EDGE.minimum_tile_period == 7 * 3 + 2
     # 8 rows of two unsigned 8-bit products need 20 bits and a sign.
     assert EDGE.partial_sum_bits == 21
@@ -33,7 +34,8 @@ def test_derived_values():
     ({"formats": ("INT8",)}, "formats must hold members of Precision.*not 'INT8'"),
     ({"formats": (Precision.INT8, Precision.INT8)}, "formats must name each precision once"),
     ({"multiply_add_stages": 7}, "multiply_add_stages must be from 2 to 6, not 7"),
-    ({"special_lanes": 4}, "special_lanes must be .* = 2, .*not 4"),
+    ({"special_lanes": 16}, r"special_lanes must be 2, 4 or 8, .* of columns \* lanes, not 16"),
+    ({"special_lanes": 1}, r"special_lanes must be 2, 4 or 8, .* of columns \* lanes, not 1"),
     ({"accumulator_depth": 32}, "accumulator_depth must be at least twice .* 46, not 32"),
     ({"instruction_memory": 8192}, "instruction_memory must be at most 4096.*not 8192"),
     ({"instruction_memory": 16}, "instruction_memory must be at least 32, not 16"),

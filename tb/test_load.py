@@ -45,7 +45,7 @@ class Memories:
                 first = 8 * value("load__program_address")
             else:
                 if name == "parameter":
-                    count = 8 * self.config.special_lanes
+                    count = 8 * self.config.quarter
                 first = count * value(f"load__{name}_{place}")
             data = value("load__parameter_data" if name == "parameter" else "load__data")
             for i in range(count):

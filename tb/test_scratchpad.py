@@ -105,7 +105,7 @@ def test_lines(config, memory, rng):
         lines, latency = config.weight_lines, WEIGHT_READ_LATENCY
         width = 16 * config.column_lanes
     else:
-        lines, width, latency = component.lines, 128 * config.special_lanes, PARAMETER_READ_LATENCY
+        lines, width, latency = component.lines, 128 * config.quarter, PARAMETER_READ_LATENCY
     cycles = 3000
     write, read = rng.random((2, cycles)) < 0.7
     write_line, read_line = rng.integers(0, lines, (2, cycles))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module, ResetInserter, Value
+from amaranth.hdl import Cat, Module, ResetInserter, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -16,7 +16,7 @@ from ulpcore.scratchpad import ActivationScratchpad, ParameterMemory, Scratchpad
 from ulpcore.simulation import run_vectors
 from ulpcore.special import Special
 from ulpsim.config import EDGE, NANO, CoreConfig
-from ulpsim.cycles_special import special_cycles
+from ulpsim.cycles_special import special_cycles, vectors_at_once
 from ulpsim.fixed_point import words
 from ulpsim.formats import FORMATS, Format, Precision
 from ulpsim.interpreter import Machine
@@ -29,7 +29,10 @@ _CONFIGS = {
     "drain_only": dataclasses.replace(EDGE, name="drain_only", **_SMALL,
                                       special_functions=False),
     "nano": dataclasses.replace(NANO, **_SMALL),
+    # Four vectors at a time in half of the banks.
     "wide": dataclasses.replace(WIDE, **_SMALL),
+    "twice_wide": dataclasses.replace(WIDE, name="twice_wide", special_lanes=8, **_SMALL),
+    "one_wide": dataclasses.replace(WIDE, name="one_wide", special_lanes=4, **_SMALL),
     # With so many lanes that their results go through two levels before the last ones.
     "wider": dataclasses.replace(WIDE, name="wider", columns=8, special_lanes=8,
                                  formats=(Precision.FP16,), **_SMALL),
@@ -42,6 +45,12 @@ _CONFIGS = {
     "backward": dataclasses.replace(EDGE, name="backward",
                                     formats=(Precision.FP16, Precision.E5M2), **_SMALL,
                                     special_functions=False),
+    # Two and four vectors at a time, with special functions and without.
+    "twice": dataclasses.replace(EDGE, name="twice", special_lanes=4, **_SMALL),
+    "fourfold": dataclasses.replace(EDGE, name="fourfold", special_lanes=8, **_SMALL),
+    "fourfold_drain_only": dataclasses.replace(EDGE, name="fourfold_drain_only", special_lanes=8,
+                                               special_functions=False, **_SMALL),
+    "fourfold_nano": dataclasses.replace(NANO, name="fourfold_nano", special_lanes=8, **_SMALL),
     "binary": dataclasses.replace(NANO, name="binary", columns=16, special_lanes=4,
                                   formats=(Precision.INT8, Precision.INT2, Precision.BINARY),
                                   **_SMALL),
@@ -66,12 +75,12 @@ class _Bench(wiring.Component):
             "accumulator_address": In(range(config.accumulator_depth)),
             "accumulator_data": In(n * 32),
             "parameter_write": In(1),
-            "parameter_line": In(range(config.parameter_columns // config.special_lanes)),
-            "parameter_data": In(config.special_lanes * 128),
+            "parameter_line": In(range(config.parameter_columns // config.quarter)),
+            "parameter_data": In(config.quarter * 128),
             "phase": Out(2),
             "retired": Out(1), "retired_post": Out(4), "busy": Out(1),
             "fault": Out(1), "fault_cause": Out(8), "fault_index": Out(INDEX_BITS),
-            "write": Out(1), "write_address": Out(20), "write_count": Out(range(config.banks + 1)),
+            "write": Out(1), "write_address": Out(20), "write_mask": Out(config.banks),
             "write_data": Out(16 * config.banks),
             "forward_bias": In(4),
         })
@@ -83,19 +92,24 @@ class _Bench(wiring.Component):
         m.submodules.special = ResetInserter(self.clear)(special)
         m.submodules.scratchpad = scratchpad = ActivationScratchpad(config=config)
         m.submodules.parameters = parameters = ParameterMemory(config=config)
-        m.submodules.accumulators = accumulators = Memory(
-            shape=config.column_lanes * 32, depth=config.accumulator_depth, init=[])
-        write, read = accumulators.write_port(), accumulators.read_port()
+        quarter = config.quarter * 32
+        for i in range(config.phases):
+            m.submodules[f"accumulators_{i}"] = accumulators = Memory(
+                shape=quarter, depth=config.accumulator_depth, init=[])
+            write, read = accumulators.write_port(), accumulators.read_port()
+            address = special.accumulator_address
+            m.d.comb += [
+                write.en.eq(self.accumulator_write),
+                write.addr.eq(self.accumulator_address),
+                write.data.eq(self.accumulator_data[i * quarter:(i + 1) * quarter]),
+                read.addr.eq(address if config.special_vectors == 1 else address[i]),
+                Value.cast(special.accumulators)[i * quarter:(i + 1) * quarter].eq(read.data),
+            ]
         wiring.connect(m, wiring.flipped(self.instructions), special.instructions)
         wiring.connect(m, wiring.flipped(self.load), scratchpad.load)
         wiring.connect(m, special.activation_read, scratchpad.special_read)
         wiring.connect(m, special.activation_write, scratchpad.special_write)
         m.d.comb += [
-            write.en.eq(self.accumulator_write),
-            write.addr.eq(self.accumulator_address),
-            write.data.eq(self.accumulator_data),
-            read.addr.eq(special.accumulator_address),
-            Value.cast(special.accumulators).eq(read.data),
             parameters.write_enable.eq(self.parameter_write),
             parameters.write_line.eq(self.parameter_line),
             Value.cast(parameters.write_data).eq(self.parameter_data),
@@ -110,7 +124,9 @@ class _Bench(wiring.Component):
                 "retired", "retired_post", "busy", "fault", "fault_cause", "fault_index")),
             self.write.eq(special.activation_write.enable & (scratchpad.phase == 3)),
             self.write_address.eq(special.activation_write.address),
-            self.write_count.eq(special.activation_write.count),
+            self.write_mask.eq(
+                special.activation_write.mask if config.special_vectors > 1 else
+                Cat(special.activation_write.count > i for i in range(config.banks))),
             self.write_data.eq(special.activation_write.data),
         ]
         return m
@@ -133,7 +149,7 @@ class _Run:
             "instructions__payload": self.layout.size, "load__enable": 1, "load__address": 20,
             "load__count": 8, "load__data": 16 * self.config.banks, "accumulator_write": 1,
             "accumulator_address": 12, "accumulator_data": n * 32, "parameter_write": 1,
-            "parameter_line": 12, "parameter_data": self.config.special_lanes * 128,
+            "parameter_line": 12, "parameter_data": self.config.quarter * 128,
             "forward_bias": 4}
         self.events: dict[int, dict[str, int]] = {}
         self.cycle = 0
@@ -151,7 +167,7 @@ class _Run:
         for address, vector in enumerate(machine.accumulators):
             self.set(address, accumulator_write=1, accumulator_address=address,
                      accumulator_data=int.from_bytes(vector.astype("<u4").tobytes(), "little"))
-        lanes = config.special_lanes
+        lanes = config.quarter
         for line in range(config.parameter_columns // lanes):
             columns = machine.parameters[line * lanes:(line + 1) * lanes]
             self.set(line, parameter_write=1, parameter_line=line,
@@ -231,9 +247,22 @@ def _random_instruction(rng: np.random.Generator, config: CoreConfig, output: Fo
     half = config.accumulator_depth // 2
     accumulator_strides = rng.integers(0, 4, 3)
     window_strides = rng.integers(0, 3, 2)
+    # At times several vectors that can be taken at once, and of the last ones fewer.
+    together = config.special_vectors > 1 and rng.random() < 0.75
+    if together:
+        counts[2], accumulator_strides[2] = rng.integers(1, 9), rng.integers(0, 2)
+
+    def distance(other: int, used: Format | None) -> int:
+        if not together or rng.random() < 0.1:
+            return other
+        first = config.column_lanes // used.precision.per_slot if used else 1
+        return first << rng.integers(0, max(1, (config.banks // first).bit_length() - 1))
+
     reach = (counts - 1) @ accumulator_strides + (np.array(window) - 1) @ window_strides
     accumulator = half * is_float + rng.integers(0, half - reach)
     strides, residual_strides = rng.integers(0, 60, 3), rng.integers(0, 60, 3)
+    strides[2] = distance(strides[2], output)
+    residual_strides[2] = distance(residual_strides[2], residual)
     residual_window_strides = rng.integers(0, 60, 2)
     slots = config.activation_slots
     lines = config.parameter_columns - config.column_lanes
@@ -259,7 +288,8 @@ def _random_instruction(rng: np.random.Generator, config: CoreConfig, output: Fo
         if source is not None:
             values["source"] = Source.ACTIVATIONS
             accumulator_strides, window_strides = rng.integers(0, 60, 3), rng.integers(0, 60, 2)
-            accumulator = rng.integers(0, slots // 2 - 2 * 300 - config.column_lanes)
+            accumulator_strides[2] = distance(accumulator_strides[2], source)
+            accumulator = rng.integers(0, slots // 2 - 2 * 450 - config.column_lanes)
     return Instruction(
         "SPECIAL", float_accumulator=is_float, relu=rng.integers(2), clip=rng.integers(2),
         residual=residual is not None, pool=pool,
@@ -267,15 +297,15 @@ def _random_instruction(rng: np.random.Generator, config: CoreConfig, output: Fo
         output_signed=_is_signed(rng, output),
         residual_precision=(residual.precision if residual else rng.choice(list(Precision))),
         residual_signed=_is_signed(rng, residual),
-        parameters=rng.integers(0, lines // config.special_lanes + 1) * config.special_lanes,
+        parameters=rng.integers(0, lines // config.quarter + 1) * config.quarter,
         accumulator=accumulator,
         **{f"count_{i}": counts[i] for i in range(3)},
         **{f"window_{i}": window[i] for i in range(2)},
         **{f"accumulator_stride_{i}": accumulator_strides[i] for i in range(3)},
         **{f"window_stride_{i}": window_strides[i] for i in range(2)},
-        address=slots // 2 + rng.integers(0, slots // 2 - 2 * 180 - config.column_lanes),
+        address=slots // 2 + rng.integers(0, slots // 2 - 2 * 330 - config.column_lanes),
         **{f"stride_{i}": strides[i] for i in range(3)},
-        residual_address=rng.integers(0, slots // 2 - 2 * 300 - config.column_lanes),
+        residual_address=rng.integers(0, slots // 2 - 2 * 450 - config.column_lanes),
         **{f"residual_stride_{i}": residual_strides[i] for i in range(3)},
         **{f"residual_window_stride_{i}": residual_window_strides[i] for i in range(2)}, **values)
 
@@ -283,9 +313,15 @@ def _random_instruction(rng: np.random.Generator, config: CoreConfig, output: Fo
 def _apply_writes(activations: np.ndarray, outputs: Mapping[str, np.ndarray],
                   cycles: slice) -> None:
     for t in np.flatnonzero(outputs["write"][cycles]) + cycles.start:
-        address, count = int(outputs["write_address"][t]), int(outputs["write_count"][t])
         slots = np.ascontiguousarray(outputs["write_data"][t], np.uint32).view(np.uint16)
-        activations[address:address + count] = slots[:count]
+        written = _written(outputs, t)
+        activations[int(outputs["write_address"][t]) + written] = slots[written]
+
+
+def _written(outputs: Mapping[str, np.ndarray], cycle: int) -> np.ndarray:
+    """The slots of the access that are written."""
+    mask = np.atleast_1d(outputs["write_mask"][cycle])
+    return np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
 
 
 def _check_instructions(machine: Machine, instructions: Sequence[Instruction],
@@ -330,6 +366,8 @@ def test_random_instructions(rng: np.random.Generator, name: str) -> None:
              for _ in range(4 if config.special_functions else 2)]
     instructions = [_random_instruction(rng, config, *cases[i])
                     for i in rng.permutation(len(cases))]
+    taken = {vectors_at_once(config, i) for i in instructions if i["count_2"] > 1}
+    assert taken == {n for n in (1, 2, 4) if n <= config.special_vectors}
     gaps = rng.integers(0, 6, len(cases)) * rng.integers(0, 2, len(cases))
     _check_instructions(_machine(rng, config), instructions,
                         rng.integers(0, 16, len(cases)).tolist(), gaps.tolist())
@@ -372,9 +410,9 @@ def _fault_cases(config: CoreConfig) -> list[tuple[dict, Cause]]:
         ({"residual_precision": Precision.FP16, "residual_signed": 1}, Cause.NONE),
         ({"parameters": 1}, Cause.MISALIGNED_ADDRESS),
         ({"parameters": config.parameter_columns - outputs}, Cause.NONE),
-        ({"parameters": config.parameter_columns - outputs + config.special_lanes},
+        ({"parameters": config.parameter_columns - outputs + config.quarter},
          Cause.PARAMETER_RANGE),
-        ({"parameters": 4096 - config.special_lanes}, Cause.PARAMETER_RANGE),
+        ({"parameters": 4096 - config.quarter}, Cause.PARAMETER_RANGE),
         ({"accumulator": last}, Cause.NONE),
         ({"accumulator": last + 1}, Cause.ACCUMULATOR_RANGE),
         ({"accumulator": 4095}, Cause.ACCUMULATOR_RANGE),
@@ -388,6 +426,23 @@ def _fault_cases(config: CoreConfig) -> list[tuple[dict, Cause]]:
         ({"stride_0": (1 << 20) - 1}, Cause.NONE),
         ({"count_0": 2, "stride_0": slots - 16}, Cause.ACTIVATION_RANGE),
         ({"residual_address": (1 << 20) - 1}, Cause.NONE),
+    ]
+    # Three vectors in the last slots, or accumulators: in turns of as many as there can be.
+    row = {"count_1": 1, "count_2": 3, "stride_2": length, "accumulator_stride_2": 2,
+           "residual_stride_2": length, "residual_precision": Precision.INT8}
+    end = slots - 3 * length
+    cases += [
+        ({**row, "address": end, "accumulator": last}, Cause.NONE),
+        ({**row, "address": end + 1}, Cause.ACTIVATION_RANGE),
+        ({**row, "address": (1 << 20) - 1}, Cause.ACTIVATION_RANGE),
+        ({**row, "accumulator": last + 1}, Cause.ACCUMULATOR_RANGE),
+        ({**row, "accumulator_stride_2": (1 << 20) - 1}, Cause.ACCUMULATOR_RANGE),
+        ({**row, "accumulator_stride_2": 1 << 19}, Cause.ACCUMULATOR_RANGE),
+        ({**row, "count_2": 1, "accumulator_stride_2": 1 << 19, "accumulator": last + 4},
+         Cause.NONE),
+        ({**row, "count_0": 2, "accumulator_stride_2": depth // 2 - 1}, Cause.NONE),
+        ({**row, "residual": 1, "residual_address": end}, Cause.NONE),
+        ({**row, "residual": 1, "residual_address": end + 1}, Cause.ACTIVATION_RANGE),
     ]
     for p in config.special_formats:
         length = outputs // p.per_slot
@@ -485,8 +540,8 @@ def test_faults(rng: np.random.Generator, name: str) -> None:
             assert not outputs["write"][at:part.stop].any()
             assert not outputs["busy"][at:part.stop].any()
         for t in np.flatnonzero(outputs["write"][part]) + part.start:
-            assert (outputs["write_address"][t] + outputs["write_count"][t]
-                    <= config.activation_slots), fields
+            assert (outputs["write_address"][t] + _written(outputs, t).max()
+                    < config.activation_slots), fields
         assert machine.step(instruction) is cause, fields
 
 

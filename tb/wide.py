@@ -8,6 +8,7 @@ import dataclasses
 from ulpsim.config import EDGE
 from ulpsim.formats import Precision
 
-WIDE = dataclasses.replace(EDGE, name="wide", columns=4, lanes=4, special_lanes=4, bus_bytes=16)
+WIDE = dataclasses.replace(EDGE, name="wide", columns=4, lanes=4, special_lanes=16,
+                           bus_bytes=16)
 #: The same with every format there is.
 EVERY = dataclasses.replace(WIDE, name="every", formats=tuple(Precision))

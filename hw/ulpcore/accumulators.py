@@ -4,17 +4,25 @@ from amaranth.hdl import Module, Mux, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 from ulpsim.config import CoreConfig
 from ulpsim.isa import Unit
 
 from .float32 import Add, delay, from_dlfloat
 from .verilog import once
 
-__all__ = ["ACCUMULATOR_BITS", "ACCUMULATOR_READ_LATENCY", "Accumulators"]
+__all__ = ["ACCUMULATOR_BITS", "ACCUMULATOR_READ_LATENCY", "Accumulators", "read_address_shape"]
 
 ACCUMULATOR_BITS = 32
 #: Cycles from `read_address` to `read_data`.
 ACCUMULATOR_READ_LATENCY = 1
+
+
+def read_address_shape(config: CoreConfig) -> range | data.ArrayLayout:
+    """The shape of the read port's address: one, or one for each quarter of the columns."""
+    address = range(config.accumulator_depth)
+    return address if config.special_vectors == 1 else data.ArrayLayout(
+        unsigned(exact_log2(config.accumulator_depth)), config.phases)
 
 
 class Accumulators(wiring.Component):
@@ -46,7 +54,8 @@ class Accumulators(wiring.Component):
         One pulse for each `last`, with its `post`, in the first cycle in which `read_address`
         reads the last vector in every column.
     read_address : In, read_data : Out(columns * lanes x 32)
-        A vector of accumulators, `ACCUMULATOR_READ_LATENCY` cycles after its address.
+        A vector of accumulators, `ACCUMULATOR_READ_LATENCY` cycles after its address. If SPECIAL
+        takes several vectors at a time, each quarter of the columns has an address of its own.
     """
 
     def __init__(self, *, config: CoreConfig) -> None:
@@ -64,7 +73,7 @@ class Accumulators(wiring.Component):
             "post": In(len(Unit)),
             "retired": Out(1),
             "retired_post": Out(len(Unit)),
-            "read_address": In(address),
+            "read_address": In(read_address_shape(config)),
             "read_data": Out(data.ArrayLayout(ACCUMULATOR_BITS, config.column_lanes)),
         })
 
@@ -89,7 +98,8 @@ class Accumulators(wiring.Component):
                     bank.address.eq(address),
                     bank.overwrite.eq(overwrite),
                     bank.is_float.eq(is_float),
-                    bank.read_address.eq(self.read_address),
+                    bank.read_address.eq(self.read_address if config.special_vectors == 1 else
+                                         self.read_address[index // config.quarter]),
                     self.read_data[index].eq(bank.read_data),
                 ]
         written = config.columns - 1 + config.accumulate_latency

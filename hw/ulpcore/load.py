@@ -71,7 +71,7 @@ class Load(wiring.Component):
     weight_enable, weight_line, data
         Write of one line of the weight memory.
     parameter_enable, parameter_line, parameter_data
-        Write of one line (8 * special_lanes slots) of the parameter memory.
+        Write of one line (8 slots for each of `quarter` columns) of the parameter memory.
     program_enable, program_address, data
         Write of `program_slots` slots of the instruction memory, counted in those.
     """
@@ -109,7 +109,7 @@ class Load(wiring.Component):
         #: Slots that are written at once, and how many such writes make a line of parameters.
         self.granules = {Target.ACTIVATIONS: config.banks, Target.WEIGHTS: config.column_lanes,
                          Target.PARAMETERS: config.banks}
-        self.parameter_groups = PARAMETER_SLOTS * config.special_lanes // config.banks
+        self.parameter_groups = PARAMETER_SLOTS * config.quarter // config.banks
         super().__init__({
             **unit_members(Unit.LOAD, config),
             "fetch": In(stream.Signature(data.StructLayout({
@@ -128,7 +128,7 @@ class Load(wiring.Component):
             "weight_enable": Out(1),
             "weight_line": Out(exact_log2(config.weight_lines)),
             "parameter_enable": Out(1),
-            "parameter_line": Out(range(max(2, config.parameter_columns // config.special_lanes))),
+            "parameter_line": Out(range(max(2, config.parameter_columns // config.quarter))),
             "parameter_data": Out(self.group_bits * self.parameter_groups),
             "program_enable": Out(1),
             "program_address": Out(range(INSTRUCTION_SLOTS // program_slots(config)
@@ -361,7 +361,7 @@ class Load(wiring.Component):
         error = Signal(Cause)
         slots = Cat(instruction.address, instruction.length, instruction.pitch)
         granules = {Target.WEIGHTS: config.column_lanes,
-                    Target.PARAMETERS: PARAMETER_SLOTS * config.special_lanes}
+                    Target.PARAMETERS: PARAMETER_SLOTS * config.quarter}
         limits = {Target.ACTIVATIONS: (config.activation_slots, Cause.ACTIVATION_RANGE),
                   Target.WEIGHTS: (config.weight_slots, Cause.WEIGHT_RANGE),
                   Target.PARAMETERS: (config.parameter_columns * PARAMETER_SLOTS,

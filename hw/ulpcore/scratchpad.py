@@ -55,12 +55,14 @@ class ScratchpadWrite(wiring.Signature):
     """A client that writes `count` slots from slot `address` on, in its own phase.
 
     `count` is from 1 to the number of banks; `data[i]` goes to slot `address + i`. Outside its
-    phase `enable` is not looked at.
+    phase `enable` is not looked at. With `choosing` there is no count but a `mask`: bit i says
+    whether `data[i]` is written.
     """
 
-    def __init__(self, *, banks: int) -> None:
+    def __init__(self, *, banks: int, choosing: bool = False) -> None:
         super().__init__({
-            "enable": Out(1), "address": Out(_ADDRESS_BITS), "count": Out(range(banks + 1)),
+            "enable": Out(1), "address": Out(_ADDRESS_BITS),
+            **({"mask": Out(banks)} if choosing else {"count": Out(range(banks + 1))}),
             "data": Out(data.ArrayLayout(SLOT_BITS, banks)),
         })
 
@@ -113,7 +115,8 @@ class ActivationScratchpad(wiring.Component):
     phase : Out(2)
         Whose turn it is at the shared port.
     load, special_write : In(ScratchpadWrite()), store, special_read : In(ScratchpadRead())
-        The clients of the shared port.
+        The clients of the shared port; `special_write` is `choosing` if SPECIAL can take several
+        vectors at a time.
     """
 
     gather_enable: Signal
@@ -136,7 +139,8 @@ class ActivationScratchpad(wiring.Component):
             "load": In(ScratchpadWrite(banks=config.banks)),
             "store": In(ScratchpadRead(banks=config.banks)),
             "special_read": In(ScratchpadRead(banks=config.banks)),
-            "special_write": In(ScratchpadWrite(banks=config.banks)),
+            "special_write": In(ScratchpadWrite(banks=config.banks,
+                                                choosing=config.special_vectors > 1)),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -183,7 +187,13 @@ class ActivationScratchpad(wiring.Component):
         # How many is asked of writes only: only load (phase 0) and special (phase 3) write, and
         # one bit tells them apart.
         count = Signal(range(bank_count + 1), name="shared_count")
-        m.d.comb += count.eq(Mux(self.phase[0], self.special_write.count, self.load.count))
+        if self.config.special_vectors == 1:
+            m.d.comb += count.eq(Mux(self.phase[0], self.special_write.count, self.load.count))
+            touched = [count > i for i in range(bank_count)]
+        else:
+            m.d.comb += count.eq(self.load.count)
+            touched = [Mux(self.phase[0], self.special_write.mask[i], count > i)
+                       for i in range(bank_count)]
         with m.Switch(self.phase):
             for turn, (client, writes) in enumerate(turns):
                 with m.Case(turn):
@@ -194,8 +204,7 @@ class ActivationScratchpad(wiring.Component):
         first, line = address[:bank_bits], address[bank_bits:]
         next_line = Signal.like(line, name="shared_next_line")
         m.d.comb += next_line.eq(line + 1)
-        touched = _rotate(m, "shared_touched", [count > i for i in range(bank_count)], first,
-                          left=True)
+        touched = _rotate(m, "shared_touched", touched, first, left=True)
         slots = [Mux(self.phase[0], self.special_write.data[i], self.load.data[i])
                  for i in range(bank_count)]
         slots = _rotate(m, "shared_write", slots, first, left=True)
@@ -321,12 +330,12 @@ class WeightScratchpad(wiring.Component):
 
 
 class ParameterMemory(wiring.Component):
-    """Scale, bias, residual scale and upper bound of columns, `special_lanes` columns a line.
+    """Scale, bias, residual scale and upper bound of columns, a `quarter` of the columns a line.
 
     Members
     -------
     write_enable : In(1), write_line, write_data
-        Write one line: `special_lanes` columns of `PARAMETER_BITS`, the first in the lowest bits.
+        Write one line: `quarter` columns of `PARAMETER_BITS`, the first in the lowest bits.
     read_enable : In(1), read_line
         Read one line.
     read_data : Out
@@ -343,8 +352,8 @@ class ParameterMemory(wiring.Component):
 
     def __init__(self, *, config: CoreConfig) -> None:
         self.config = require_config(config)
-        self.lines = config.parameter_columns // config.special_lanes
-        line = data.ArrayLayout(PARAMETER_BITS, config.special_lanes)
+        self.lines = config.parameter_columns // config.quarter
+        line = data.ArrayLayout(PARAMETER_BITS, config.quarter)
         super().__init__({
             "write_enable": In(1), "write_line": In(range(self.lines)), "write_data": In(line),
             "read_enable": In(1), "read_line": In(range(self.lines)), "read_data": Out(line),
@@ -353,7 +362,7 @@ class ParameterMemory(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.memory = memory = Memory(
-            shape=PARAMETER_BITS * self.config.special_lanes, depth=self.lines, init=[],
+            shape=PARAMETER_BITS * self.config.quarter, depth=self.lines, init=[],
             attrs=_NO_COLLISIONS)
         write, read = memory.write_port(), memory.read_port()
         m.d.comb += [

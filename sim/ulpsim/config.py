@@ -46,7 +46,8 @@ class CoreConfig:
     queue_depth
         Instructions waiting in front of each unit.
     special_lanes
-        Elements that the special-function unit takes in each cycle: N / 4.
+        Elements that the special-function unit can take in each cycle: N / 4, N / 2 or N. Beyond
+        N / 4 it does where several vectors lie together (`cycles_special.vectors_at_once`).
     special_functions
         Whether that unit has what goes beyond draining accumulators: functions, elementwise
         products, sources in the scratchpad, and row scalars (`accumulator_depth` of them). It
@@ -151,11 +152,10 @@ class CoreConfig:
         if not 4 <= self.bus_bytes <= widest:
             raise ValueError(f"bus_bytes must be from 4 to {widest}, the outputs of the array and "
                              f"the bytes of an instruction, not {self.bus_bytes}")
-        if self.column_lanes // self.special_lanes != self.phases:
+        if self.special_lanes not in (rates := [self.quarter << i for i in range(3)]):
             raise ValueError(
-                f"special_lanes must be columns * lanes / {self.phases} = "
-                f"{self.column_lanes // self.phases}, one vector for each turn at the "
-                f"scratchpad's shared port, not {self.special_lanes}")
+                f"special_lanes must be {rates[0]}, {rates[1]} or {rates[2]}, a quarter, a half or "
+                f"all of columns * lanes, not {self.special_lanes}")
         if self.burst_beats > 256:
             raise ValueError(f"burst_beats must be at most AXI4's 256, not {self.burst_beats}")
         if self.accumulator_depth < 2 * self.minimum_tile_period:
@@ -179,6 +179,19 @@ class CoreConfig:
     def column_lanes(self) -> int:
         """Outputs (N) of the array."""
         return self.columns * self.lanes
+
+    @cached_property
+    def quarter(self) -> int:
+        """A quarter of the outputs: what the special-function unit takes of a vector in a cycle.
+
+        As many columns are in a line of the parameter memory.
+        """
+        return self.column_lanes // self.phases
+
+    @cached_property
+    def special_vectors(self) -> int:
+        """Vectors that the special-function unit can take at a time: 1, 2 or 4."""
+        return self.special_lanes // self.quarter
 
     @cached_property
     def bus_slots(self) -> int:
@@ -281,7 +294,7 @@ RAPID = CoreConfig(
     activation_bytes=1024 * 1024,
     weight_bytes=1024 * 1024,
     parameter_columns=2048,
-    special_lanes=16,
+    special_lanes=64,
     special_functions=True,
     bus_bytes=64,
     outstanding_reads=8,

@@ -59,7 +59,7 @@ class Cross:
             smallest["float_accumulator"] = 0 if config.has_integer else 1
         if self.instruction in ("LOAD", "STORE"):
             # A line of weights or of parameters, and a whole beat.
-            smallest["length"] = max(8 * config.special_lanes, config.column_lanes)
+            smallest["length"] = max(8 * config.quarter, config.column_lanes)
         return Instruction(self.instruction, **{
             **smallest, **self.assignment(values)})
 

@@ -1,11 +1,16 @@
-"""How long SPECIAL takes: four cycles a turn and the length of the pipeline."""
+"""How long SPECIAL takes: four cycles a turn and the length of the pipeline.
 
-import math
+A turn takes one vector, or, with more `special_lanes` than a quarter of the outputs, several that
+follow each other in the innermost output loop, where the scratchpad's shared port can reach them
+all in one access: see `vectors_at_once`.
+"""
+
 
 from .config import CoreConfig
+from .formats import Precision
 from .isa import Instruction, Source
 
-__all__ = ["Special", "special_cycles", "tree_turns"]
+__all__ = ["Special", "special_cycles", "tree_turns", "vectors_at_once", "vectors_together"]
 
 #: Cycles of an instruction beyond its turns, if it is taken in the last phase of a turn; and what
 #: the pipeline of a core with special functions and that of a reduction add.
@@ -20,8 +25,38 @@ _END = 2
 
 def tree_turns(config: CoreConfig) -> int:
     """Turns in which the results of all lanes are combined until those of two are left."""
-    levels = (config.special_lanes // 2).bit_length() - 1
+    levels = (config.quarter // 2).bit_length() - 1
     return -(-levels * _LANES_COMBINED // config.phases)
+
+
+def vectors_together(config: CoreConfig, precision: Precision, stride: int) -> int:
+    """Vectors of elements, `stride` slots apart, that one access of the shared port can touch.
+
+    There are several if the stride is a power of two and no less than a vector's slots, as many as
+    fit the banks: each then lies where one bit of the stride says.
+    """
+    if stride < config.column_lanes // precision.per_slot or stride & (stride - 1):
+        return 1
+    return max(1, config.banks // stride)
+
+
+def vectors_at_once(config: CoreConfig, instruction: Instruction) -> int:
+    """Vectors of the innermost output loop that SPECIAL takes in a turn: 1, 2 or 4.
+
+    As many as there are lanes for and as can be reached together, in each of the source, the
+    residual and the output that is in the scratchpad; with `reduce` one.
+    """
+    if instruction["reduce"]:
+        return 1
+    used = {"output": "stride_2"}
+    if instruction["residual"]:
+        used["residual"] = "residual_stride_2"
+    if instruction.choice("source") is Source.ACTIVATIONS:
+        used["source"] = "accumulator_stride_2"
+    most = min([config.special_vectors, *(
+        vectors_together(config, Precision(instruction[f"{name}_precision"]), instruction[stride])
+        for name, stride in used.items())])
+    return next(count for count in (4, 2, 1) if count <= most)
 
 
 def special_cycles(config: CoreConfig, instruction: Instruction, phase: int) -> int:
@@ -29,8 +64,10 @@ def special_cycles(config: CoreConfig, instruction: Instruction, phase: int) -> 
 
     `phase` is the phase of the scratchpad's shared port in the cycle in which it is taken.
     """
-    outputs = math.prod(instruction[f"count_{i}"] for i in range(3))
-    turns = outputs * instruction["window_0"] * instruction["window_1"]
+    rows = instruction["count_0"] * instruction["count_1"]
+    outputs = rows * instruction["count_2"]
+    turns = (rows * -(-instruction["count_2"] // vectors_at_once(config, instruction))
+             * instruction["window_0"] * instruction["window_1"])
     pipeline = _PIPELINE
     if config.special_functions:
         pipeline += _FUNCTION_PIPELINE

@@ -131,7 +131,7 @@ def _load_rules(config: CoreConfig, segments: Segments, instruction: Instruction
     granule, capacity, cause = {
         Target.ACTIVATIONS: (1, config.activation_slots, Cause.ACTIVATION_RANGE),
         Target.WEIGHTS: (config.column_lanes, config.weight_slots, Cause.WEIGHT_RANGE),
-        Target.PARAMETERS: (PARAMETER_SLOTS * config.special_lanes,
+        Target.PARAMETERS: (PARAMETER_SLOTS * config.quarter,
                             PARAMETER_SLOTS * config.parameter_columns, Cause.PARAMETER_RANGE),
     }[target]
     row_bytes = -(-instruction["length"] * SLOT_BYTES // config.bus_bytes) * config.bus_bytes
@@ -217,7 +217,7 @@ def _special_rules(config: CoreConfig, segments: Segments, instruction: Instruct
             source is not Source.ACCUMULATORS or function.function is not Function.NONE
             or (function.residual is not None and function.product) or bool(reads_rows)
             or function.reduce), Cause.UNSUPPORTED_FUNCTION),
-        (instruction["parameters"] % config.special_lanes != 0, Cause.MISALIGNED_ADDRESS),
+        (instruction["parameters"] % config.quarter != 0, Cause.MISALIGNED_ADDRESS),
         (instruction["parameters"] + config.column_lanes > config.parameter_columns,
          Cause.PARAMETER_RANGE),
         (source is Source.ACCUMULATORS

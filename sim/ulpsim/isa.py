@@ -182,7 +182,7 @@ INSTRUCTIONS = (
         "Offset and source pitch are multiples of the bus width. For the weights, address, length "
         "and pitch are multiples of a line (columns x lanes slots); for the parameters, of a "
         "column (8 slots: scale, bias, residual scale and upper bound, FP32 each, or on a core "
-        "without floating point integers) times special lanes.",
+        "without floating point integers) times a quarter of the outputs (columns x lanes).",
         (Field("target", 2, "memory to write", choices=Target),
          Field("segment", 2, "segment to read", choices=Segment),
          Field("offset", 32, "first byte in the segment"),
@@ -252,8 +252,8 @@ INSTRUCTIONS = (
          Field("output_signed", 1, "result is signed (0 if it is no integer)"),
          Field("residual_precision", 4, "precision of the residual", choices=Precision),
          Field("residual_signed", 1, "residual is signed (0 if it is no integer)"),
-         Field("parameters", 12, "first column in the parameter memory, a multiple of special "
-               "lanes"),
+         Field("parameters", 12, "first column in the parameter memory, a multiple of a "
+               "quarter of the outputs"),
          Field("accumulator", 20, "first accumulator, or slot of the source"),
          *_LOOPS,
          Field("window_0", 8, "rows of the window", least=1),

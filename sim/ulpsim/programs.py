@@ -480,7 +480,7 @@ class _InstructionWriter:
     def load(self) -> Instruction:
         target, word = list(Target)[self.below(3)], self.config.bus_bytes
         granule = {Target.ACTIVATIONS: 1, Target.WEIGHTS: self.config.column_lanes,
-                   Target.PARAMETERS: PARAMETER_SLOTS * self.config.special_lanes}[target]
+                   Target.PARAMETERS: PARAMETER_SLOTS * self.config.quarter}[target]
         length = granule * (1 + self.below(max(1, 80 // granule)))
         # What is read must not be what another instruction may be writing: see STORE.
         segment = (Segment.INPUT, Segment.PARAMETERS, Segment.WORKSPACE)[self.below(3)]
@@ -540,7 +540,7 @@ class _InstructionWriter:
 
         pool = list(Pool)[self.below(3)]
         windows = [1, 1] if pool is Pool.NONE else [1 + self.below(3), 1 + self.below(3)]
-        lanes = self.config.special_lanes
+        lanes = self.config.quarter
         values: dict[str, Any] = {}
         residual = self.below(2)
         if self.config.special_functions:
@@ -551,7 +551,7 @@ class _InstructionWriter:
                       "reduced_row": self.below(8)}
             if not residual:
                 values["function"] = list(Function)[self.below(len(Function))]
-        return Instruction(
+        instruction = Instruction(
             "SPECIAL", float_accumulator=self.below(2) if self.config.has_float else 0,
             relu=self.below(2), clip=self.below(2), residual=residual, pool=pool,
             **some_format("output"), **some_format("residual"),
@@ -562,3 +562,17 @@ class _InstructionWriter:
             **self.strides("stride", 50), residual_address=self.below(self.slots),
             **self.strides("residual_stride", 50),
             **self.strides("residual_window_stride", 20, 2), **values)
+        if self.config.special_vectors > 1 and self.rng.random() < 0.6:
+            self.draw_together(instruction)
+        return instruction
+
+    def draw_together(self, instruction: Instruction) -> None:
+        """Let the vectors in the scratchpad lie as SPECIAL takes several at a time."""
+        strides = {"output": "stride_2", "residual": "residual_stride_2"}
+        if instruction["source"] == Source.ACTIVATIONS.value:
+            strides["source"] = "accumulator_stride_2"
+        for name, stride in strides.items():
+            precision = Precision(instruction[f"{name}_precision"])
+            slots = max(1, self.config.column_lanes // precision.per_slot)
+            distances = max(1, (self.config.banks // slots).bit_length() - 1)
+            instruction.values[stride] = slots << self.below(distances)

@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from .config import SLOT_BYTES, CoreConfig
+from .cycles_special import vectors_together
 from .fusion import Chain, CompileError, Fused, Tensor
 from .isa import INSTRUCTION_BYTES, Instruction, Segment, Target
 from .layout import StripeLayout, TransposedStripe
@@ -136,7 +137,8 @@ class _Chain:
         self.weight_lines = max(chain.lines(source, self.config))
         # Where the special functions are the slower ones, fewer and longer instructions are better.
         vectors = math.prod(chain.convolution_shape[:2]) * -(-self.depth // self.config.rows)
-        elements = math.prod((*chain.shape[:2], *chain.window, self.config.phases))
+        self.special_cycles = self._special_cycles()
+        elements = math.prod((*chain.shape[:2], *chain.window)) * self.special_cycles
         self.parts = min(schedule.parts, 2) if elements >= vectors else schedule.parts
         self.capacity = min(self.config.accumulator_depth // self.parts, MOST_COUNT)
         cut = min(self._cuts(), key=self._cycles, default=None)
@@ -218,7 +220,8 @@ class _Chain:
                 windows = tile.images * tile.rows * tile.columns
                 compute += -(-self.depth // config.rows) * max(vectors,
                                                                config.minimum_tile_period)
-                special += windows * math.prod(chain.window) * config.phases + _OVERHEAD
+                special += (windows * math.prod(chain.window)
+                            * self.special_cycles + _OVERHEAD)
                 program += 2 * INSTRUCTION_BYTES // config.bus_bytes
             source = self._source_layout(stripe, 0)
             source_cycles = self._transfer(stripe.images[1] * source.rows, source.row_slots)
@@ -251,6 +254,17 @@ class _Chain:
         if cut.targets == 1:
             cycles += parts * targets
         return cycles
+
+    def _special_cycles(self) -> float:
+        """Cycles of a vector in the special functions, if stripes hold all columns."""
+        step = self.chain.pool_stride[1]
+        together = [self.config.special_vectors]
+        for tensor, pixels in ((self.target, 1), (self.residual, step)):
+            if tensor is not None:
+                together.append(vectors_together(
+                    self.config, tensor.stored.format.precision,
+                    pixels * tensor.pixel_slots))
+        return self.config.phases / min(together)
 
     def _move_cycles(self, layout: StripeLayout, columns: int) -> int:
         """Cycles to load or store a stripe that holds so many tiles of columns."""
