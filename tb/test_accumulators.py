@@ -16,6 +16,9 @@ _CONFIGS = {
     "nano": NANO,
     "float_only": dataclasses.replace(EDGE, name="float_only", formats=(Precision.FP16,)),
     "lanes": dataclasses.replace(EDGE, name="lanes", columns=4, lanes=2, accumulator_depth=64),
+    # Each quarter of the columns is read at an address of its own.
+    "quarters": dataclasses.replace(EDGE, name="quarters", columns=4, lanes=4, special_lanes=8,
+                                    accumulator_depth=64),
 }
 
 
@@ -76,8 +79,9 @@ def test_accumulators(rng: np.random.Generator, name: str) -> None:
         is_float = (address & 1).astype(bool)
     last = rng.random(cycles) < 0.2
     post = rng.integers(0, 16, cycles)
-    read_address = np.where(rng.random(cycles) < 0.5, np.roll(address, latency),
-                            rng.integers(0, depth, cycles))
+    shape = cycles, 1 if config.special_vectors == 1 else config.phases
+    read_address = np.where(rng.random(shape) < 0.5, np.roll(address, latency)[:, None],
+                            rng.integers(0, depth, shape))
     sums = _sums(rng, config, cycles, is_float)
 
     end = config.columns + latency
@@ -88,7 +92,8 @@ def test_accumulators(rng: np.random.Generator, name: str) -> None:
     outputs = run_vectors(Accumulators(config=config), {
         "sums": words, "valid": valid.astype(int), "address": address,
         "overwrite": overwrite.astype(int), "is_float": is_float.astype(int),
-        "last": last.astype(int), "post": post, "read_address": read_address})
+        "last": last.astype(int), "post": post, "read_address": _port(
+            read_address, (depth - 1).bit_length())})
 
     expected = _expected_sums(config, sums, valid, address, overwrite, is_float)
     visible = np.zeros((depth, config.column_lanes), np.uint32)
@@ -98,7 +103,8 @@ def test_accumulators(rng: np.random.Generator, name: str) -> None:
             written = t - latency - index // lanes
             if written >= 0 and valid[written]:
                 visible[address[written], index] = expected[written, index]
-        read[t + 1] = visible[read_address[t]]
+        addresses = np.repeat(read_address[t], config.column_lanes // len(read_address[t]))
+        read[t + 1] = visible[addresses, np.arange(config.column_lanes)]
     known = slice(depth + end, None)
     np.testing.assert_array_equal(outputs["read_data"][known], read[known])
 
@@ -107,6 +113,11 @@ def test_accumulators(rng: np.random.Generator, name: str) -> None:
     np.testing.assert_array_equal(outputs["retired_post"][end:][retired],
                                   np.roll(post, end - 1)[end:][retired])
     assert retired.sum() > 1000
+
+
+def _port(values: np.ndarray, bits: int) -> np.ndarray:
+    """Rows of numbers of `bits` bits as one number each."""
+    return (values << (bits * np.arange(values.shape[1]))).sum(1)
 
 
 def _pack(values: np.ndarray, bits: int) -> np.ndarray:

@@ -55,6 +55,11 @@ def test_activations(config, rng):
     count = rng.integers(1, config.banks + 1, (4, cycles))
     address = np.minimum(address, size - count)
     data = rng.integers(0, 1 << 16, (4, cycles, config.banks))
+    # Which of the slots a client touches: the first ones, or any that it chooses.
+    touches = np.arange(config.banks) < count[..., None]
+    choosing = config.special_vectors > 1
+    if choosing:
+        touches[3] &= rng.random((cycles, config.banks)) < 0.6
     gather = rng.random(cycles) < 0.8
     rows_bank = (rng.integers(0, 8, cycles)[:, None] + np.arange(rows)) % 8
     rows_slot = rng.integers(0, size // 8, (cycles, rows)) * 8 + rows_bank
@@ -63,7 +68,8 @@ def test_activations(config, rng):
     memory = np.zeros(size, np.int64)
     for t in range(cycles):
         turn = phase[t]
-        touched = address[turn, t] + np.arange(count[turn, t])
+        places = np.flatnonzero(touches[turn, t])
+        touched = address[turn, t] + places
         writes = turn in (0, 3) and enable[turn, t]
         if gather[t]:
             unsafe[t] = writes and np.isin(rows_slot[t], touched).any()
@@ -71,13 +77,14 @@ def test_activations(config, rng):
         if turn in (1, 2) and enable[turn, t]:
             expected_reads[t] = memory[touched]
         elif writes:
-            memory[touched] = data[turn, t, :count[turn, t]]
+            memory[touched] = data[turn, t, places]
 
     inputs = {"gather_enable": gather,
               "addresses": packed(rows_slot, (size - 1).bit_length())}
     for i, name in enumerate(("load", "store", "special_read", "special_write")):
-        inputs |= {f"{name}__enable": enable[i], f"{name}__address": address[i],
-                   f"{name}__count": count[i]}
+        inputs |= {f"{name}__enable": enable[i], f"{name}__address": address[i]}
+        inputs |= {f"{name}__mask": packed(touches[i], 1)} if choosing and i == 3 else \
+            {f"{name}__count": count[i]}
         if i in (0, 3):
             inputs[f"{name}__data"] = words(data[i])
     outputs = run_vectors(ActivationScratchpad(config=config), inputs,

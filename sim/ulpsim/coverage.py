@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .config import CoreConfig
+from .cycles_special import vectors_at_once
 from .formats import Precision
 from .interpreter import check
 from .isa import INSTRUCTIONS, Cause, Field, Instruction, Pool, Segment, Source, Target, Unit
@@ -148,6 +149,10 @@ def _special_shapes(config: CoreConfig, i: Instruction) -> Iterable[Bin]:
     if pool is not Pool.NONE:
         yield "SPECIAL: windows", (pool, i["window_0"] > 1, i["window_1"] > 1)
     yield "SPECIAL: loops", _several(i)
+    if config.special_vectors > 1 and not i["reduce"]:
+        vectors = vectors_at_once(config, i)
+        yield "SPECIAL: vectors at once, fewer at the end, residual, pool", (
+            vectors, i["count_2"] % vectors != 0, bool(i["residual"]), pool is not Pool.NONE)
 
 
 def _row_shapes(config: CoreConfig, i: Instruction) -> Iterable[Bin]:
@@ -200,6 +205,8 @@ def _shapes_required(config: CoreConfig) -> dict[str, list[tuple[Any, ...]]]:
         "", "MATMUL", ("precision", "accumulate")).required(config) if not values[1]]
     bits = (False, True)
     sources = [s for s in Source if config.special_functions or s is Source.ACCUMULATORS]
+    together = [(n, *rest) for n in (1, 2, 4) if n <= config.special_vectors > 1
+                for rest in itertools.product(bits, repeat=3) if n > 1 or not rest[0]]
     parts = ["full", "one slot", "part"] if config.rows > 2 else ["full", "one slot"]
     return {
         "MATMUL: precision, last tile": list(itertools.product(precisions, parts)),
@@ -211,6 +218,7 @@ def _shapes_required(config: CoreConfig) -> dict[str, list[tuple[Any, ...]]]:
         "MATMUL: accumulates where the last did": [(False,), (True,)],
         "SPECIAL: windows": list(itertools.product(list(Pool)[1:], bits, bits)),
         "SPECIAL: loops": list(itertools.product(bits, repeat=3)),
+        "SPECIAL: vectors at once, fewer at the end, residual, pool": together,
         "SPECIAL: source after source": list(itertools.product(sources, repeat=2)),
         **{f"{name}: rows, alignment": list(itertools.product(bits, bits))
            for name in ("LOAD", "FILL", "STORE")},
