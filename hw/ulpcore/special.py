@@ -530,7 +530,7 @@ class Special(wiring.Component):
         return delay(m, code, cycles, name=f"{name}_code_{lane}")
 
     def _vectors(self, m: Module, instruction: data.View,
-                 results: Sequence[Value]) -> list[Value]:
+                 results: Sequence[Value]) -> Sequence[Value]:
         """The results of four cycles as the slots of vectors."""
         config = self.config
         groups = [Signal(data.ArrayLayout(16, config.special_lanes), name=f"group_{k}",
@@ -539,7 +539,7 @@ class Special(wiring.Component):
             *(groups[k].eq(groups[k + 1]) for k in range(config.phases - 1)),
             Value.cast(groups[-1]).eq(Cat(results)),
         ]
-        vectors = [Value.cast(self.activation_write.data)]
+        vectors: Sequence[Value] = [Value.cast(self.activation_write.data)]
         if config.special_vectors > 1:
             vectors = [Signal(16 * config.column_lanes, name=f"vector_{number}")
                        for number in range(config.special_vectors)]
