@@ -3,7 +3,9 @@
 Exact rationals are the independent truth: a second statement of the paper's algorithm over them.
 """
 
+import doctest
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -380,3 +382,9 @@ def test_bad_arguments() -> None:
             compress_array(*zeros, Settings(point=24), scale)
     with pytest.raises(ValueError, match="learner must be from 0 to 1023, not 1024"):
         packets_of(compress_array(*zeros, Settings()), 50, layer=0, learner=1024, step=0)
+
+
+def test_the_examples_of_the_documentation() -> None:
+    document = Path(__file__).parents[1] / "docs" / "compression.md"
+    result = doctest.testfile(str(document), module_relative=False, encoding="utf-8")
+    assert result.attempted and not result.failed

@@ -38,7 +38,7 @@ from .adacomp import LARGEST_BIN, Compressed
 from .words import decode_array, encode_array, walk_array, word_bits
 
 __all__ = ["LARGEST_PACKET", "LAYERS", "LEARNERS", "STEPS", "Header", "PacketCause", "Round",
-           "checksum", "packets_of", "parse", "split"]
+           "checksum", "empty_packet", "packets_of", "parse", "split"]
 
 #: Words in a packet.
 LARGEST_PACKET = 4096
@@ -139,6 +139,12 @@ def packets_of(compressed: Compressed, bin_size: int, *, layer: int, learner: in
         head = header.encode()
         packets.append(head + payload + checksum(head, payload).to_bytes(4, "little"))
     return packets
+
+
+def empty_packet(bin_size: int, *, layer: int, learner: int, step: int) -> bytes:
+    """The packet of a learner that sends nothing of a layer."""
+    head = Header(learner, layer, step % STEPS, bin_size, 0, True, False, False, 0, 0).encode()
+    return head + checksum(head, b"").to_bytes(4, "little")
 
 
 class PacketCause(enum.IntEnum):

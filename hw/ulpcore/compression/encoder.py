@@ -1,0 +1,258 @@
+"""The AdaComp encoder: gradients and residues in, packets and new residues out."""
+
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib.fifo import SyncFIFO
+from amaranth.lib.wiring import In, Out
+from ulpsim.compression.adacomp import LARGEST_BIN, POINTS
+
+from ..float32 import delay
+from ..verilog import once
+from .bins import MAXIMA, Bins
+from .framing import LAYERS_WAITING, ROWS_WAITING, Framing, beat_numbers, packet_stream
+from .lane import Accumulate, Quantise
+from .layer import LayerCommand, Measured, PreparedLayer
+from .positions import Positions, require_lanes
+from .words import Words
+
+__all__ = ["Encoder", "EncoderCause"]
+
+_RESIDUES, _MEASURED, _PREPARED = 16, 16, 16
+
+
+class EncoderCause(enum.Enum, shape=3):
+    """Why a command was refused."""
+
+    NONE = 0
+    BIN_SIZE = 1        #: 0, or more than the encoder's largest bin
+    FACTOR = 2          #: 0
+    POINT = 3           #: not from -96 to 126
+    SCALE = 4           #: negative, NaN-Inf, beyond 2^31 units, or no multiple of the unit
+
+
+class Encoder(wiring.Component):
+    """AdaComp (`ulpsim.compression.adacomp`), `lanes` elements a cycle, layer after layer.
+
+    A command starts a pass over a layer; its rows follow in `gradients` and `residues`. There is no
+    pause between rows, bins or layers: a row is taken in every cycle in which both have one, as
+    long as what comes out is taken. A pass that measures puts out the sum of the bins' maxima
+    alone; the others put it out as well, beside the layer's new residue and its packets.
+
+    Packets hold 4096 words and are sent when they are complete. If the receiver stalls, so do in
+    the end the inputs; nothing is lost. A command that cannot be carried out stops the encoder
+    with `cause` until it is reset; layers before it are finished, none is begun.
+
+    Parameters
+    ----------
+    lanes
+        1, 4, 8 or 16.
+    largest_bin
+        The largest bin that its buffer is made for, 1 to 16384.
+
+    Members
+    -------
+    layers : In(stream(LayerCommand))
+    gradients : In(stream(lanes FP32 numbers)), residues : In(stream(lanes integers))
+        Both in rows; the last row of a layer may hold fewer elements, in its lowest lanes.
+    updated : Out(stream(lanes integers))
+        The new residues, in the rows in which the old ones came; 0 in lanes without an element.
+    packets : Out(packet_stream)
+        `lanes` times 16 bits a beat (at least 32).
+    measured : Out(stream(Measured))
+        Of every pass. It has to be taken: sixteen of them can wait.
+    cause : Out(EncoderCause)
+    """
+
+    layers: Any
+    gradients: Any
+    residues: Any
+    updated: Any
+    packets: Any
+    measured: Any
+    cause: Any
+
+    def __init__(self, *, lanes: int, largest_bin: int = LARGEST_BIN) -> None:
+        self.lanes = require_lanes(lanes)
+        self.bins = Bins(lanes=lanes, largest_bin=largest_bin)
+        row = stream.Signature(data.ArrayLayout(32, lanes))
+        super().__init__({
+            "layers": In(stream.Signature(LayerCommand)), "gradients": In(row),
+            "residues": In(row), "updated": Out(row),
+            "packets": Out(packet_stream(beat_numbers(lanes))),
+            "measured": Out(stream.Signature(Measured)), "cause": Out(EncoderCause)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        lanes = self.lanes
+        bins = m.submodules.bins = self.bins
+        m.submodules.words = words = Words(lanes=lanes)
+        m.submodules.framing = framing = Framing(lanes=lanes)
+        prepared = self._prepare(m)
+        prepared_fifo, layer = prepared
+
+        # Take rows.
+        m.submodules.positions = positions = Positions(lanes=lanes)
+        m.submodules.begun = begun = SyncFIFO(
+            width=PreparedLayer.as_shape().size, depth=LAYERS_WAITING)
+        command = layer.command
+        take = Signal(name="take")
+        store = Signal(name="store")
+        m.d.comb += store.eq(~command.measure)
+        closes = Signal(name="closes")
+        m.d.comb += [
+            positions.bin_size.eq(command.bin_size),
+            positions.last_element.eq(command.last_element), positions.take.eq(take),
+            closes.eq(positions.index[0].any() & positions.end.any()),
+        ]
+        rows_out = Signal(range(bins.rows + 1), name="rows_out")
+        maxima_out = Signal(range(MAXIMA + 1), name="maxima_out")
+        measured_out = Signal(range(_MEASURED + 1), name="measured_out")
+        space = ((rows_out < bins.rows) & (maxima_out < MAXIMA) & (measured_out < _MEASURED)
+                 & begun.w_rdy)
+        can_take = Signal(name="can_take")
+        m.d.comb += [
+            can_take.eq(prepared_fifo.r_rdy & space),
+            take.eq(can_take & self.gradients.valid & self.residues.valid),
+            self.gradients.ready.eq(can_take & self.residues.valid),
+            self.residues.ready.eq(can_take & self.gradients.valid),
+            prepared_fifo.r_en.eq(take & positions.last),
+            begun.w_en.eq(take & positions.first & store), begun.w_data.eq(layer),
+        ]
+
+        # To G, |G| and |H|.
+        latency = 1 + Accumulate.latency
+        point = delay(m, command.point, 1, name="point")
+        factor = delay(m, command.factor, 1, name="factor")
+        refused = []
+        for j in range(lanes):
+            lane = Accumulate()
+            m.submodules[f"lane_{j}"] = once(platform, lane, "adacomp_lane")
+            valid = positions.valid[j].replicate(32)
+            m.d.comb += [
+                lane.gradient.eq(delay(m, self.gradients.payload[j] & valid, 1,
+                                       name=f"gradient_{j}")),
+                lane.residue.eq(delay(m, self.residues.payload[j] & valid, 1, name=f"residue_{j}")),
+                lane.point.eq(point), lane.factor.eq(factor),
+                bins.total[j].eq(lane.total), bins.total_magnitude[j].eq(lane.total_magnitude),
+                bins.threshold_magnitude[j].eq(lane.threshold_magnitude),
+            ]
+            refused.append(lane.refused)
+        m.d.comb += [
+            bins.row_valid.eq(delay(m, take, latency, name="taken", reset=True)),
+            bins.refused.eq(Cat(refused).any())]
+        for name, value in (("end", positions.end), ("continues", positions.index[0].any()),
+                            ("last", positions.last), ("store", store)):
+            m.d.comb += getattr(bins, name).eq(delay(m, value, latency, name=f"taken_{name}"))
+
+        self._measure(m, begun, layer, take & positions.last, measured_out, platform)
+        m.d.sync += [rows_out.eq(rows_out + (take & store) - bins.released),
+                     maxima_out.eq(maxima_out + (take & store & closes) - bins.closed)]
+        self._read(m, words, framing, begun)
+        return m
+
+    def _prepare(self, m: Module) -> tuple[SyncFIFO, Any]:
+        """Checked commands with their scale in units, ready before the layer before has ended."""
+        m.submodules.quantise = quantise = Quantise()
+        m.submodules.prepared = fifo = SyncFIFO(width=PreparedLayer.as_shape().size,
+                                                depth=_PREPARED)
+        coming = Signal(range(_PREPARED + 1), name="commands_coming")
+        stopped = Signal(name="stopped")
+        stop = Signal(name="stop")
+        command = self.layers.payload
+        take = Signal(name="take_command")
+        m.d.comb += [
+            self.layers.ready.eq((coming < _PREPARED) & ~stopped),
+            take.eq(self.layers.valid & self.layers.ready),
+            quantise.value.eq(command.scale), quantise.point.eq(command.point)]
+        latency = Quantise.latency
+        valid = delay(m, take, latency, name="checked", reset=True)
+        late = LayerCommand(delay(m, command.as_value(), latency, name="command_checked"))
+        cause = Signal(EncoderCause, name="command_cause")
+        magnitude = quantise.magnitude
+        point = late.point.as_signed()
+        with m.If(~late.bin_size.any() | (late.bin_size > self.bins.largest_bin)):
+            m.d.comb += cause.eq(EncoderCause.BIN_SIZE)
+        with m.Elif(~late.factor.any()):
+            m.d.comb += cause.eq(EncoderCause.FACTOR)
+        with m.Elif((point < POINTS[0]) | (point > POINTS[-1])):
+            m.d.comb += cause.eq(EncoderCause.POINT)
+        with m.Elif(~late.measure & (quantise.beyond | quantise.inexact | quantise.negative
+                                     | (magnitude[31] & magnitude[:31].any()))):
+            m.d.comb += cause.eq(EncoderCause.SCALE)
+        m.d.comb += stop.eq(valid & (cause != EncoderCause.NONE))
+        with m.If(stop & ~stopped):
+            m.d.sync += [stopped.eq(1), self.cause.eq(cause)]
+        m.d.comb += [fifo.w_en.eq(valid & ~stop & ~stopped),
+                     fifo.w_data.eq(Cat(late.as_value(), magnitude))]
+        m.d.sync += coming.eq(coming + take - (fifo.r_en & fifo.r_rdy))
+        return fifo, PreparedLayer(fifo.r_data)
+
+    def _measure(self, m: Module, begun: Any, layer: Any, ends: Any, out: Signal,
+                 platform: object) -> None:
+        m.submodules.of_measured = fields = SyncFIFO(width=20, depth=_MEASURED)
+        m.submodules.measured = fifo = SyncFIFO(width=Measured.as_shape().size, depth=_MEASURED)
+        m.d.comb += [
+            fields.w_en.eq(ends), fields.w_data.eq(Cat(layer.command.layer, layer.command.point)),
+            fields.r_en.eq(self.bins.sum_valid),
+            fifo.w_en.eq(self.bins.sum_valid),
+            fifo.w_data.eq(Cat(fields.r_data, self.bins.sum, self.bins.bins)),
+            self.measured.valid.eq(fifo.r_rdy), self.measured.payload.eq(fifo.r_data),
+            fifo.r_en.eq(self.measured.ready),
+        ]
+        m.d.sync += out.eq(out + ends - (self.measured.valid & self.measured.ready))
+
+    def _read(self, m: Module, words: Any, framing: Any, begun: SyncFIFO) -> None:
+        lanes, bins = self.lanes, self.bins
+        layer = PreparedLayer(begun.r_data)
+        residues_out = Signal(range(_RESIDUES + 1), name="residues_out")
+        words_out = Signal(range(ROWS_WAITING + 1), name="words_out")
+        first = Signal(name="first_read", init=1)
+        go = Signal(name="go")
+        m.d.comb += [
+            bins.bin_size.eq(layer.command.bin_size),
+            bins.last_element.eq(layer.command.last_element), bins.layer_ready.eq(begun.r_rdy),
+            go.eq(bins.ready & (residues_out < _RESIDUES) & (words_out < ROWS_WAITING)
+                  & (framing.commands.ready | ~first)),
+            bins.read.eq(go), begun.r_en.eq(go & bins.reading_last),
+            framing.commands.valid.eq(go & first), framing.commands.payload.eq(layer.command),
+        ]
+        with m.If(go):
+            m.d.sync += first.eq(bins.reading_last)
+
+        # Subtract what is sent; with a scale of zero nothing is.
+        latency = bins.read_latency
+        units = delay(m, layer.units, latency, name="units")
+        bin_size = delay(m, layer.command.bin_size, latency, name="bin_size")
+        sends = units.any()
+        m.submodules.updated = fifo = SyncFIFO(width=32 * lanes, depth=_RESIDUES)
+        new = []
+        for j in range(lanes):
+            total = bins.read_total[j]
+            sent = bins.read_sent[j] & sends
+            positive = ~total[-1]
+            change = (units ^ positive.replicate(32)) & sent.replicate(32)
+            new.append(delay(m, (Cat(Const(1, 1), total) + Cat(positive & sent, change))[1:33], 1,
+                             name=f"new_{j}"))
+        m.d.comb += [
+            fifo.w_en.eq(delay(m, bins.read_valid, 1, name="new_valid", reset=True)),
+            fifo.w_data.eq(Cat(new)), fifo.r_en.eq(self.updated.ready),
+            self.updated.valid.eq(fifo.r_rdy), self.updated.payload.eq(fifo.r_data)]
+
+        m.d.comb += [
+            words.row_valid.eq(bins.read_valid),
+            words.sent.eq(bins.read_sent & sends.replicate(lanes)),
+            words.negative.eq(Cat(bins.read_total[j][31] for j in range(lanes))),
+            words.index.eq(bins.read_index), words.end.eq(bins.read_end),
+            words.first.eq(bins.read_first), words.last.eq(bins.read_last),
+            words.refused.eq(bins.read_refused), words.bin_size.eq(bin_size),
+            framing.row_valid.eq(words.out_valid), framing.used.eq(words.used),
+            framing.slots.eq(words.slots), framing.base.eq(words.base),
+            framing.last.eq(words.out_last), framing.refused.eq(words.out_refused),
+        ]
+        wiring.connect(m, wiring.flipped(self.packets), framing.packets)
+        m.d.sync += [
+            residues_out.eq(residues_out + go - (self.updated.valid & self.updated.ready)),
+            words_out.eq(words_out + go - framing.row_done),
+        ]

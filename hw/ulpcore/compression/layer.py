@@ -1,0 +1,44 @@
+"""What the encoder is told about a layer, and what it tells of it."""
+
+from amaranth.lib import data
+
+from .lane import FACTOR_BITS, POINT_BITS
+from .positions import BIN_BITS
+
+__all__ = ["LayerCommand", "Measured", "PreparedLayer"]
+
+
+class LayerCommand(data.Struct):
+    """One pass over a layer.
+
+    `measure`: only the mean of the maxima is wanted, the first of two passes; residues are read but
+    not written and nothing is sent. Else `scale`, FP32, is what is sent: the mean that was
+    measured, or in one pass that of the step before. `factor` counts quarters; `last_element` is
+    the number of elements less one; the other fields are those of `ulpsim.compression`.
+    """
+
+    learner: 10
+    layer: 12
+    step: 10
+    last_element: 32
+    bin_size: BIN_BITS
+    factor: FACTOR_BITS
+    point: POINT_BITS
+    scale: 32
+    measure: 1
+
+
+class PreparedLayer(data.Struct):
+    """A command that has been checked, its scale in units as well."""
+
+    command: LayerCommand
+    units: 32
+
+
+class Measured(data.Struct):
+    """Of a layer that was passed over: the sum of its bins' maxima, in units, and their number."""
+
+    layer: 12
+    point: POINT_BITS
+    total: 64
+    bins: 32
