@@ -11,6 +11,7 @@ from pathlib import Path
 from ulpsim import isa, registers
 from ulpsim.config import NAMED, CoreConfig, load_config
 
+from .compression.command import add_arguments as add_compression_arguments
 from .simulation import LINT_WAIVERS, SimulationError, verilator_command
 
 __all__ = ["main"]
@@ -70,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
                      help="text for the character models (default: the embedded sample)")
     sub.add_argument("--latency", type=int, default=16, metavar="CYCLES",
                      help="latency of the memory (default: 16)")
+
+    sub = command("compress", _compress, "Compress gradients in files with AdaComp: packets, rate "
+                  "and error; with --rtl also through the RTL, every bit compared.", config=False)
+    add_compression_arguments(sub)
 
     command("instructions", _instructions, "Print the instruction set as Markdown.", config=False)
     command("registers", _registers, "Print the register map as Markdown.", config=False)
@@ -165,6 +170,12 @@ def _run(options: argparse.Namespace) -> int:
     return run_networks(load_config(options.config), options.network, options.images,
                         options.data, options.latency, as_json=options.json,
                         sequences=options.sequences, text=options.text)
+
+
+def _compress(options: argparse.Namespace) -> int:
+    from .compression.command import compress_files
+
+    return compress_files(options)
 
 
 def _instructions(options: argparse.Namespace) -> int:
