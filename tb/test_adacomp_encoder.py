@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from real_gradients import train
 from test_adacomp_model import KINDS, gradient_like
 from ulpcore.compression.encoder import Encoder, EncoderCause
 from ulpcore.compression.layer import LayerCommand
@@ -11,6 +12,7 @@ from ulpcore.compression.positions import LANES
 from ulpcore.compression.rtl import EncodeRun, LayerJob, command_row, encode, encoder_model, rows_of
 from ulpsim import float32
 from ulpsim.compression.adacomp import Settings, compress_array
+from ulpsim.compression.learner import Learner
 from ulpsim.compression.packets import packets_of
 
 SIZES = (1, 7, 50, 64, 65, 500, 512, 4096, 16384)
@@ -121,6 +123,24 @@ def test_several_steps_of_training(rng: np.random.Generator) -> None:
         run = check(8, jobs)
         residues = [layer.residue for layer in run.layers]
         scales = [layer.mean if step % 2 else None for layer in run.layers]
+
+
+def test_real_gradients(rng: np.random.Generator) -> None:
+    """Every layer of a network that learns, at three stages, in bins of every size, with random
+    stalls on every stream."""
+    gradients, losses = train(rng, 30)
+    assert np.mean(losses[-5:]) < losses[0]
+    learner, jobs = Learner(), []
+    for step, layers in enumerate(gradients):
+        for name, g in layers.items():
+            layer = learner.layer(name, g, 50 if name.startswith("conv") else 500)
+            if step in (0, 9, 29):
+                jobs += [LayerJob(layer.residue, g, Settings(bin_size, 2, layer.settings.point),
+                                  None if bin_size % 2 else layer.mean, layer.number, step=step)
+                         for bin_size in SIZES]
+            learner.compress(layer, g)
+    check(8, jobs, seed=int(rng.integers(1, 1 << 20)), stalls=dict.fromkeys(
+        ("layers", "gradients", "residues", "updated", "packets", "measured"), 0.2))
 
 
 @pytest.mark.parametrize(("change", "cause"), [
