@@ -7,11 +7,16 @@ import pytest
 from real_gradients import train
 from test_adacomp_model import KINDS, gradient_like
 from ulpcore.compression.encoder import Encoder, EncoderCause
-from ulpcore.compression.layer import LayerCommand
+from ulpcore.compression.layer import LayerCommand, Measured
 from ulpcore.compression.positions import LANES
 from ulpcore.compression.rtl import EncodeRun, LayerJob, command_row, encode, encoder_model, rows_of
 from ulpsim import float32
-from ulpsim.compression.adacomp import Settings, compress_array
+from ulpsim.compression.adacomp import (
+    Settings,
+    compress_array,
+    scale_of_mean,
+    units_to_scale,
+)
 from ulpsim.compression.learner import Learner
 from ulpsim.compression.packets import packets_of
 
@@ -123,6 +128,28 @@ def test_several_steps_of_training(rng: np.random.Generator) -> None:
         run = check(8, jobs)
         residues = [layer.residue for layer in run.layers]
         scales = [layer.mean if step % 2 else None for layer in run.layers]
+
+
+def test_measuring_between_sending(rng: np.random.Generator) -> None:
+    """Passes that measure alone, between those that send: nothing of them is left behind."""
+    jobs = [random_job(rng, int(rng.integers(1, 2000)), bin_size, "normal", layer)
+            for layer, bin_size in enumerate([7, 50, 64, 65, 500, 512] * 3)]
+    kinds = [bool(rng.random() < 0.5) for _ in jobs]
+    scale = float32.encode(1.0)
+    run = encoder_model(8).run({
+        "layers": np.stack([command_row(job, scale, measure=measure)
+                            for job, measure in zip(jobs, kinds, strict=True)]),
+        "gradients": np.concatenate([rows_of(job.gradient, 8) for job in jobs]),
+        "residues": np.concatenate([rows_of(job.residue, 8) for job in jobs])})
+    sent = [compress_array(job.residue, job.gradient, job.settings, scale)
+            for job, measure in zip(jobs, kinds, strict=True) if not measure]
+    np.testing.assert_array_equal(
+        run.outputs["updated"], np.concatenate([rows_of(ours.residue, 8) for ours in sent]))
+    for job, row in zip(jobs, run.outputs["measured"], strict=True):
+        got = Measured.from_bits(sum(int(word) << 32 * i for i, word in enumerate(row)))
+        ours = compress_array(job.residue, job.gradient, job.settings)
+        assert units_to_scale(scale_of_mean(got.total, got.bins), 16) == ours.mean
+        assert got.layer == job.layer
 
 
 def test_real_gradients(rng: np.random.Generator) -> None:

@@ -101,12 +101,16 @@ def test_layers_of() -> None:
     (np.ones(3), ["--learner", "1024"], "learner must be from 0 to 1023, not 1024"),
     (np.ones(3), ["--rtl", "--lanes", "2"], "lanes must be one of 1, 4, 8, 16, not 2"),
     (np.ones(3), ["--residues", "none.npz"], "none.npz"),
+    (np.ones(3), ["--residues", "none.txt"], "residues must be a .npy or .npz file, not none.txt"),
+    (np.ones(3), ["--residues", "g.npy"], "state must have the array 'learner'"),
+    (np.ones(3), ["--residues", "bad.npz"], "bad.npz cannot be read as residues"),
 ])
 def test_mistakes_are_one_line_on_stderr(content: np.ndarray, arguments: list[str], message: str,
                                          tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                          capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     np.save("g.npy", content)
+    Path("bad.npz").write_bytes(b"nonsense")
     assert main(["compress", "g.npy", *arguments]) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("\n") == 1 and not captured.out

@@ -47,13 +47,7 @@ def load_gradients(path: Path) -> dict[str, NDArray]:
 
     Raises ValueError for a file that is none, an array that is empty or not of floats.
     """
-    if path.suffix not in (".npy", ".npz"):
-        raise ValueError(f"gradients must be a .npy or .npz file, not {path}")
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = dict(loaded) if path.suffix == ".npz" else {path.stem: loaded}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as gradients: {error}") from error
+    arrays = _load(path, "gradients")
     if not arrays:
         raise ValueError(f"{path} must hold an array, it has none")
     for name, array in arrays.items():
@@ -63,6 +57,19 @@ def load_gradients(path: Path) -> dict[str, NDArray]:
         if not array.size:
             raise ValueError(f"{name} in {path} must have elements, its shape is {array.shape}")
     return arrays
+
+
+def _load(path: Path, what: str) -> dict[str, NDArray]:
+    if path.suffix not in (".npy", ".npz"):
+        raise ValueError(f"{what} must be a .npy or .npz file, not {path}")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {path.stem: loaded}
+        with loaded:
+            return dict(loaded)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read as {what}: {error}") from error
 
 
 def _flat(arrays: list[NDArray]) -> NDArray[np.float32]:
@@ -75,8 +82,7 @@ def compress_files(options: Namespace) -> int:
     learner = Learner(options.learner, factor=options.factor,
                       one_pass=options.scale == "previous", threads=2)
     if options.residues is not None:
-        with np.load(options.residues, allow_pickle=False) as state:
-            learner.load(dict(state))
+        learner.load(_load(options.residues, "residues"))
         learner.number = options.learner
     first_step = learner.step
     totals: dict[str, _Totals] = {}

@@ -112,8 +112,8 @@ class Learner:
 
     def load(self, arrays: Mapping[str, NDArray]) -> None:
         """Go on from a `state`. Raises ValueError if the arrays are not one."""
-        if "learner" not in arrays:
-            raise ValueError("state must have the array 'learner', which is not there")
+        if np.shape(arrays.get("learner")) != (2,):
+            raise ValueError("state must have the array 'learner' of 2 numbers, which is not there")
         number, step = (int(x) for x in arrays["learner"])
         layers = {}
         for key in arrays:
@@ -126,6 +126,9 @@ class Learner:
             if residue.dtype != np.int32 or residue.ndim != 1:
                 raise ValueError(f"{name}/residue must be a vector of int32, not {residue.dtype} "
                                  f"{residue.shape}")
+            if np.shape(arrays[key]) != (5,):
+                raise ValueError(f"{key} must have 5 numbers, not the shape "
+                                 f"{np.shape(arrays[key])}")
             index, bin_size, steps, point, mean = (int(x) for x in arrays[key])
             layers[name] = LearnerLayer(index, Settings(bin_size, Fraction(steps, 4), point),
                                         residue, None if mean < 0 else mean)
