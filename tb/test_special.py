@@ -51,6 +51,10 @@ _CONFIGS = {
     "fourfold_drain_only": dataclasses.replace(EDGE, name="fourfold_drain_only", special_lanes=8,
                                                special_functions=False, **_SMALL),
     "fourfold_nano": dataclasses.replace(NANO, name="fourfold_nano", special_lanes=8, **_SMALL),
+    # As many outputs, banks and lanes as `rapid` has, of the smaller kind of lane.
+    "rapid_nano": dataclasses.replace(
+        NANO, name="rapid_nano", columns=8, lanes=8, special_lanes=64, bus_bytes=64,
+        activation_bytes=8192, weight_bytes=8192, accumulator_depth=64, parameter_columns=128),
     "binary": dataclasses.replace(NANO, name="binary", columns=16, special_lanes=4,
                                   formats=(Precision.INT8, Precision.INT2, Precision.BINARY),
                                   **_SMALL),
@@ -265,6 +269,8 @@ def _random_instruction(rng: np.random.Generator, config: CoreConfig, output: Fo
     residual_strides[2] = distance(residual_strides[2], residual)
     residual_window_strides = rng.integers(0, 60, 2)
     slots = config.activation_slots
+    # Half of the scratchpad, but for a vector and eight of them far apart.
+    room = slots // 2 - 4 * config.banks - config.column_lanes
     lines = config.parameter_columns - config.column_lanes
     values = {}
     if config.special_functions:
@@ -289,7 +295,7 @@ def _random_instruction(rng: np.random.Generator, config: CoreConfig, output: Fo
             values["source"] = Source.ACTIVATIONS
             accumulator_strides, window_strides = rng.integers(0, 60, 3), rng.integers(0, 60, 2)
             accumulator_strides[2] = distance(accumulator_strides[2], source)
-            accumulator = rng.integers(0, slots // 2 - 2 * 450 - config.column_lanes)
+            accumulator = rng.integers(0, room - 500)
     return Instruction(
         "SPECIAL", float_accumulator=is_float, relu=rng.integers(2), clip=rng.integers(2),
         residual=residual is not None, pool=pool,
@@ -303,9 +309,9 @@ def _random_instruction(rng: np.random.Generator, config: CoreConfig, output: Fo
         **{f"window_{i}": window[i] for i in range(2)},
         **{f"accumulator_stride_{i}": accumulator_strides[i] for i in range(3)},
         **{f"window_stride_{i}": window_strides[i] for i in range(2)},
-        address=slots // 2 + rng.integers(0, slots // 2 - 2 * 330 - config.column_lanes),
+        address=slots // 2 + rng.integers(0, room - 330),
         **{f"stride_{i}": strides[i] for i in range(3)},
-        residual_address=rng.integers(0, slots // 2 - 2 * 450 - config.column_lanes),
+        residual_address=rng.integers(0, room - 500),
         **{f"residual_stride_{i}": residual_strides[i] for i in range(3)},
         **{f"residual_window_stride_{i}": residual_window_strides[i] for i in range(2)}, **values)
 
