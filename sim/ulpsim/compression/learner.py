@@ -112,7 +112,7 @@ class Learner:
 
     def load(self, arrays: Mapping[str, NDArray]) -> None:
         """Go on from a `state`. Raises ValueError if the arrays are not one."""
-        if np.shape(arrays.get("learner")) != (2,):
+        if "learner" not in arrays or arrays["learner"].shape != (2,):
             raise ValueError("state must have the array 'learner' of 2 numbers, which is not there")
         number, step = (int(x) for x in arrays["learner"])
         layers = {}
