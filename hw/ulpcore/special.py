@@ -287,8 +287,10 @@ class Special(wiring.Component):
                 ]
         vectors = self._vectors(m, instruction, results)
         if several.bits:
-            masks = [Cat((write_slots > i) & (written.most >= number)
-                         for i in range(config.column_lanes)) for number in range(len(vectors))]
+            written_slots = Cat(write_slots > i for i in range(config.column_lanes))
+            masks = [written_slots, *(
+                written_slots & (written.most >= number).replicate(config.column_lanes)
+                for number in range(1, len(vectors)))]
             stride = instruction[STRIDES["output"]]
             m.d.comb += [
                 Value.cast(self.activation_write.data).eq(
