@@ -257,8 +257,10 @@ def _random_instruction(rng: np.random.Generator, config: CoreConfig, output: Fo
         counts[2], accumulator_strides[2] = rng.integers(1, 9), rng.integers(0, 2)
 
     def distance(other: int, used: Format | None) -> int:
-        if not together or rng.random() < 0.1:
+        if not together:
             return other
+        if rng.random() < 0.1:
+            return other % (config.banks // 2 + 1)
         first = config.column_lanes // used.precision.per_slot if used else 1
         return first << rng.integers(0, max(1, (config.banks // first).bit_length() - 1))
 
