@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from amaranth.lib import wiring
@@ -90,6 +91,8 @@ def main() -> int:
                         help=f"by themselves, of {', '.join(BLOCKS)}; all but the array by default")
     parser.add_argument("--units", action="store_true",
                         help="the multiply-add and the slot by themselves, by formats")
+    parser.add_argument("--logs", type=Path, metavar="FOLDER",
+                        help="keep there what nextpnr prints for the whole core")
     parser.add_argument("--no-keep", action="store_true", help="do not keep the figures")
     options = parser.parse_args()
     config = load_config(options.config)
@@ -107,7 +110,7 @@ def main() -> int:
             record(f"synthesis-{config.name}-blocks", figures, keep=not options.no_keep)
         else:
             figures = measure(Core(config=config), name=config.name, seeds=options.seeds,
-                              target_mhz=target, progress=status.update)
+                              target_mhz=target, logs=options.logs, progress=status.update)
             record(f"synthesis-{config.name}", figures, keep=not options.no_keep)
     return 0
 

@@ -141,11 +141,13 @@ class _Bank(wiring.Component):
             old_port.addr.eq(self.address),
         ]
 
-        # The old value is there one cycle after the sum.
-        addend = delay(m, self.sum, 1, name="sum")
+        # The old value is there one cycle after the sum; with FP32 in a register, after two.
+        fetching = 2 if config.has_float else 1
+        addend = delay(m, self.sum, fetching, name="sum")
         overwrite = delay(m, self.overwrite, 1, name="overwrite")
-        old = old_port.data & ~overwrite.replicate(ACCUMULATOR_BITS)
-        adding = config.accumulate_latency - 2
+        old = delay(m, old_port.data & ~overwrite.replicate(ACCUMULATOR_BITS), fetching - 1,
+                    name="old")
+        adding = config.accumulate_latency - 1 - fetching
         if config.has_integer:
             total = delay(m, (old + addend.as_signed())[:ACCUMULATOR_BITS], adding,
                           name="integer_sum")
@@ -153,13 +155,13 @@ class _Bank(wiring.Component):
             m.submodules.add = add = Add(stages=adding)
             m.d.comb += [add.a.eq(old), add.b.eq(from_dlfloat(addend[:16]))]
             if config.has_integer:
-                is_float = delay(m, self.is_float, adding + 1, name="is_float")
+                is_float = delay(m, self.is_float, adding + fetching, name="is_float")
                 total = Mux(is_float, add.result, total)
             else:
                 total = add.result
         m.d.comb += [
-            write_port.en.eq(delay(m, self.valid, adding + 1, name="valid", reset=True)),
-            write_port.addr.eq(delay(m, self.address, adding + 1, name="address")),
+            write_port.en.eq(delay(m, self.valid, adding + fetching, name="valid", reset=True)),
+            write_port.addr.eq(delay(m, self.address, adding + fetching, name="address")),
             write_port.data.eq(total),
         ]
         return m

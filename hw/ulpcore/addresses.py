@@ -57,8 +57,8 @@ class AffineLoop(wiring.Component):
         Go on to the next iteration.
     address : Out(width + 1)
         The address, or with the top bit set a number that means nothing.
-    first : Out(1), last : Out(1)
-        The first and the last iteration of all loops.
+    first : Out(1), last : Out(1), coming_last : Out(1)
+        The first and the last iteration of all loops; whether the next cycle has the last one.
     """
 
     start: Signal
@@ -69,6 +69,7 @@ class AffineLoop(wiring.Component):
     address: Signal
     first: Signal
     last: Signal
+    coming_last: Signal
 
     def __init__(self, *, width: int, stride_width: int = 20, count_width: int = 12,
                  levels: int = 3) -> None:
@@ -82,7 +83,7 @@ class AffineLoop(wiring.Component):
             "start": In(1), "base": In(stride_width), "step": In(1),
             "counts": In(data.ArrayLayout(unsigned(count_width), levels)),
             "strides": In(data.ArrayLayout(unsigned(stride_width), levels)),
-            "address": Out(width + 1), "first": Out(1), "last": Out(1),
+            "address": Out(width + 1), "first": Out(1), "last": Out(1), "coming_last": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -92,11 +93,14 @@ class AffineLoop(wiring.Component):
         starts = [self.address if i == inner else Signal(self.width + 1, name=f"start_{i}")
                   for i in range(self.levels)]
         strides = [Signal(self.width + 1, name=f"stride_{i}") for i in range(self.levels)]
-        # ends[i]: loop i and all loops within it are in their last iterations.
+        # ends[i]: loop i and all loops within it are in their last iterations; a register, so that
+        # what hangs on `last` can be far away.
         ends = [Signal(name=f"end_{i}") for i in range(self.levels)] + [Const(1)]
-        for i in range(self.levels):
-            self._count(m, i, ends)
-        m.d.comb += self.last.eq(ends[0])
+        coming_end: Value = Const(1, 1)
+        for i in reversed(range(self.levels)):
+            coming_end = coming_end & self._count(m, i, ends)
+            m.d.sync += ends[i].eq(coming_end)
+        m.d.comb += [self.last.eq(ends[0]), self.coming_last.eq(coming_end)]
 
         # The loop that goes on is the innermost one that is not at its end.
         origin, stride = starts[0], strides[0]
@@ -117,21 +121,21 @@ class AffineLoop(wiring.Component):
                     m.d.sync += starts[i].eq(following)
         return m
 
-    def _count(self, m: Module, i: int, ends: Sequence[Signal | Const]) -> None:
-        """The iterations of loop i. Whether one is the last is known from a register."""
+    def _count(self, m: Module, i: int, ends: Sequence[Signal | Const]) -> Signal:
+        """The iterations of loop i; whether it will be in its last one in the next cycle."""
         count, left = (Signal(self.count_width, name=f"{name}_{i}") for name in ("count", "left"))
-        coming_single, single, own = (Signal(name=f"{name}_{i}")
-                                      for name in ("coming_single", "single", "last"))
-        m.d.comb += ends[i].eq(own & ends[i + 1])
-        m.d.sync += coming_single.eq(self.counts[i] == 1)
+        coming_single, single, own, coming = (
+            Signal(name=f"{name}_{i}") for name in ("coming_single", "single", "last", "coming"))
+        m.d.comb += coming.eq(own)
+        m.d.sync += [own.eq(coming), coming_single.eq(self.counts[i] == 1)]
         with m.If(self.start):
+            m.d.comb += coming.eq(coming_single)
             m.d.sync += [count.eq(self.counts[i]), left.eq(self.counts[i]),
-                         single.eq(coming_single), own.eq(coming_single)]
+                         single.eq(coming_single)]
         with m.Elif(self.step & ends[i + 1]):
-            with m.If(own):
-                m.d.sync += [left.eq(count), own.eq(single)]
-            with m.Else():
-                m.d.sync += [left.eq(left - 1), own.eq(left == 2)]
+            m.d.comb += coming.eq(Mux(own, single, left == 2))
+            m.d.sync += left.eq(Mux(own, count, left - 1))
+        return coming
 
 
 class WindowWalker(wiring.Component):

@@ -1,6 +1,6 @@
 """The core: every block, connected; twins `ulpsim.interpreter` and `ulpsim.cycles`."""
 
-from amaranth.hdl import Module, ResetInserter, Value
+from amaranth.hdl import Module, ResetInserter, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from ulpsim.config import CoreConfig
@@ -11,13 +11,34 @@ from .bus import AXI4Lite, AXI4Read, AXI4Write
 from .execute import Execute
 from .load import Load
 from .registers import Registers
-from .scratchpad import ActivationScratchpad, ParameterMemory, WeightScratchpad, require_config
+from .scratchpad import (
+    ActivationScratchpad,
+    ParameterMemory,
+    PhaseCounter,
+    WeightScratchpad,
+    require_config,
+)
 from .sequencer import Sequencer
 from .special import Special
 from .store import Store
 from .unit import connect_unit
 
 __all__ = ["Core"]
+
+
+class _Copy(wiring.Component):
+    """A register of its own module, which synthesis does not merge with others like it."""
+
+    coming: Signal
+    present: Signal
+
+    def __init__(self, width: int = 1) -> None:
+        super().__init__({"coming": In(width), "present": Out(width)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.d.sync += self.present.eq(self.coming)
+        return m
 
 
 class Core(wiring.Component):
@@ -64,16 +85,19 @@ class Core(wiring.Component):
 
         m.submodules.registers = registers
         m.submodules.sequencer = sequencer
-        clear = ResetInserter(sequencer.clear)
-        m.submodules.load = clear(load)
-        m.submodules.execute = clear(execute)
-        m.submodules.special = clear(special)
-        m.submodules.store = clear(store)
-        m.submodules.array = clear(array)
-        m.submodules.accumulators = clear(accumulators)
-        m.submodules.activations = clear(activations)
-        m.submodules.weights = clear(weights)
-        m.submodules.parameters = clear(parameters)
+        # Each block has its own copies of what would otherwise cross the whole device: `clear`,
+        # and the turn at the scratchpad's shared port.
+        for name, block in (("load", load), ("execute", execute), ("special", special),
+                            ("store", store), ("array", array), ("accumulators", accumulators),
+                            ("activations", activations), ("weights", weights),
+                            ("parameters", parameters)):
+            m.submodules[f"{name}_clear"] = clear = _Copy()
+            m.d.comb += clear.coming.eq(sequencer.coming_clear)
+            m.submodules[name] = ResetInserter(clear.present)(block)
+            if block in (load, special, store):
+                phase = PhaseCounter(config=config)
+                m.submodules[f"{name}_phase"] = ResetInserter(clear.present)(phase)
+                m.d.comb += block.phase.eq(phase.phase)
 
         wiring.connect(m, wiring.flipped(self.registers), registers.bus)
         wiring.connect(m, wiring.flipped(self.read), load.bus)
@@ -84,7 +108,10 @@ class Core(wiring.Component):
                            ("store", store)):
             connect_unit(m, getattr(sequencer, name), unit)
         self._connect_memories(m, load, special, store, activations, weights, parameters)
-        m.d.comb += [block.forward_bias.eq(registers.forward_bias) for block in (array, special)]
+        for name, block in (("array", array), ("special", special)):
+            m.submodules[f"{name}_bias"] = bias = _Copy(len(registers.forward_bias))
+            m.d.comb += [bias.coming.eq(registers.forward_bias),
+                         block.forward_bias.eq(bias.present)]
         self._connect_array(m, execute, array, accumulators, activations, weights)
         self._connect_special(m, special, accumulators, activations, parameters)
         return m
@@ -117,9 +144,6 @@ class Core(wiring.Component):
     @staticmethod
     def _connect_memories(m, load, special, store, activations, weights, parameters) -> None:
         m.d.comb += [
-            load.phase.eq(activations.phase),
-            store.phase.eq(activations.phase),
-            special.phase.eq(activations.phase),
             activations.load.enable.eq(load.activation_enable),
             activations.load.address.eq(load.activation_address),
             activations.load.count.eq(load.activation_count),

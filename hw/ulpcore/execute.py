@@ -399,19 +399,24 @@ class _Feeder(wiring.Component):
         with m.Elif(active):
             m.d.sync += [active.eq(~loop.last),
                          accumulator.eq(saturating_add(accumulator, Const(1, bits + 1), bits))]
-        self._pace(m, begin, active & ~loop.last, active, tile)
+        self._pace(m, begin, active & ~loop.last & ~loop.coming_last, active, tile)
         self._send(m, tile, loop, active, accumulator)
         return m
 
-    def _pace(self, m: Module, begin: Value, more: Value, active: Value, tile: Any) -> None:
-        """When the next tile may be taken."""
+    def _pace(self, m: Module, begin: Value, coming_more: Value, active: Value,
+              tile: Any) -> None:
+        """When the next tile may be taken; `coming_more` unless in the next cycle the tile ends."""
         config, coming = self.config, self.tiles.payload
         # Counters to zero, and beside each a bit that tells whether it is there.
         wait, waiting = Signal(range(config.minimum_tile_period)), Signal()
+        coming_waiting = waiting & (wait != 1)
         with m.If(begin):
             m.d.sync += [wait.eq(config.minimum_tile_period - 1), waiting.eq(1)]
         with m.Elif(waiting):
-            m.d.sync += [wait.eq(wait - 1), waiting.eq(wait != 1)]
+            m.d.sync += [wait.eq(wait - 1), waiting.eq(coming_waiting)]
+        # Neither the last tile's vectors nor its period hold the next one up.
+        free = Signal(init=1)
+        m.d.sync += free.eq(~begin & ~coming_more & ~coming_waiting)
         # An instruction that accumulates elsewhere could meet its predecessor's last sums early.
         settling, unsettled = Signal(range(config.accumulate_latency)), Signal()
         with m.If(active):
@@ -421,10 +426,9 @@ class _Feeder(wiring.Component):
             m.d.sync += [settling.eq(settling - 1), unsettled.eq(settling != 1)]
         elsewhere = Signal()
         m.d.sync += elsewhere.eq(
-            coming.instruction.accumulate
+            coming.first & coming.instruction.accumulate
             & (coming.instruction.accumulator != tile.instruction.accumulator))
-        early = coming.first & elsewhere & (active | unsettled)
-        m.d.comb += self.tiles.ready.eq(~more & ~waiting & ~early)
+        m.d.comb += self.tiles.ready.eq(free & ~(elsewhere & (active | unsettled)))
 
     def _send(self, m: Module, tile: Any, loop: AffineLoop, active: Value,
               accumulator: Value) -> None:

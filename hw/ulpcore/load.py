@@ -189,7 +189,6 @@ class Load(wiring.Component):
 
         segment: Any = Signal(SegmentBounds)
         m.d.comb += [
-            segment.eq(self.segments[instruction.segment]),
             source.rows.eq(self.instructions.payload.rows),
             source.pitch.eq(instruction.source_pitch),
             source.first.eq(instruction.offset),
@@ -200,14 +199,16 @@ class Load(wiring.Component):
             destination.length.eq(instruction.length),
         ]
         found = self._check(m, instruction, fill, segment, source.end, destination.end)
-        m.d.sync += [checked.eq(source.done), error.eq(found)]
-        with m.If(checking & checked & ~halted):
+        m.d.sync += [checked.eq(source.done), error.eq(found),
+                     segment.eq(self.segments[instruction.segment])]
+        # To begin when halted does no harm: no burst is issued and nothing written.
+        with m.If(checking & checked):
             m.d.sync += checking.eq(0)
             with m.If(error == Cause.NONE):
                 m.d.comb += begin.eq(1)
-            with m.Else():
+            with m.Elif(~halted):
                 self._fail(m, failed, error, instruction)
-        with m.If(starting & ~halted):
+        with m.If(starting):
             m.d.comb += begin.eq(1)
         with m.If(begin):
             m.d.sync += [starting.eq(0), running.eq(1)]
@@ -265,10 +266,17 @@ class Load(wiring.Component):
         row_end = Signal()
         group_address = Signal(20)
         count = Signal(range(config.banks + 1))
-        to_activations = Signal()
         next_row = Signal(20)
-        m.d.comb += [
+        # Known well before the first write: the enables of memories far apart hang on them.
+        to_activations, to_weights, to_parameters = (
+            Signal(name=f"to_{target.name.lower()}")
+            for target in (Target.ACTIVATIONS, Target.WEIGHTS, Target.PARAMETERS))
+        m.d.sync += [
             to_activations.eq(~fetching & (fill | (instruction.target == Target.ACTIVATIONS))),
+            to_weights.eq(~fetching & ~fill & (instruction.target == Target.WEIGHTS)),
+            to_parameters.eq(~fetching & ~fill & (instruction.target == Target.PARAMETERS)),
+        ]
+        m.d.comb += [
             write.eq(valid & ~halted & (~to_activations | (self.phase == 0))),
             move.eq(moving & (full | fill) & (~valid | write)),
             row_end.eq(slots_left <= group_slots),
@@ -323,15 +331,13 @@ class Load(wiring.Component):
             self.activation_enable.eq(write & to_activations),
             self.activation_address.eq(group_address),
             self.activation_count.eq(count),
-            self.weight_enable.eq(write & ~to_activations & ~fetching
-                                  & (instruction.target == Target.WEIGHTS)),
+            self.weight_enable.eq(valid & to_weights),
             self.weight_line.eq(group_address >> exact_log2(config.column_lanes)),
-            self.parameter_enable.eq(write & ~to_activations & ~fetching
-                                     & (instruction.target == Target.PARAMETERS)
+            self.parameter_enable.eq(valid & to_parameters
                                      & (group[:group_bits].all() if group_bits else 1)),
             self.parameter_line.eq(group >> group_bits),
             self.parameter_data.eq(Cat(*history, self.data)),
-            self.program_enable.eq(write & fetching),
+            self.program_enable.eq(valid & fetching),
             self.program_address.eq(group_address >> exact_log2(program_slots(config))),
         ]
         return m

@@ -92,22 +92,26 @@ class PairSum(wiring.Component):
         # Shift the lesser product.
         products = [p[:PRODUCT_BITS] for p in self.products]
         greater = Mux(first, products[0], products[1])
-        lesser = Mux(first, products[1], products[0]) & is_fp8.replicate(PRODUCT_BITS)
+        lesser = Mux(first, products[1], products[0])
         lesser = Mux(negative, Cat(lesser, 0), Cat(0, lesser))
-        shifted = Cat(Const(0, PAIR_BITS - 1), lesser)
-        for i in range(4):
+        shifted = Cat(Const(0, 7), lesser)
+        for i in range(3):
             shifted = Mux(distance[i], Cat(shifted[1 << i:], Const(0, 1 << i)), shifted)
         above = Cat(Const(0, PAIR_BITS), greater)
         above = register(Mux(is_fp8, above, self.products[0]), "above")
         shifted = register(shifted, "shifted")
-        far, farther = register(distance[4], "far"), register(distance[5], "farther")
+        far, farther = (register(distance[3 + i], f"far_{8 << i}") for i in range(2))
+        # So far right that nothing is left, as nothing is to be of a product that FP16 has not.
+        gone = register(distance[5] | ~is_fp8, "gone")
         difference = Cat(distance ^ negative.replicate(6), negative).as_signed()
         exponent = register((base + Mux(first, difference, 0))[:8], "exponent")
         zero, nan, sign, subtract = (register(value, f"{name}_1") for name, value in (
             ("zero", zero), ("nan", nan), ("sign", sign), ("subtract", subtract)))
 
         # Add it, or subtract it.
-        addend = Mux(far, shifted[16:], shifted) & ~farther.replicate(len(shifted))
+        shifted = Cat(Const(0, PAIR_BITS - 8), shifted)
+        addend = Mux(farther, Mux(far, shifted[24:], shifted[16:]),
+                     Mux(far, shifted[8:], shifted)) & ~gone.replicate(len(shifted))
         addend = addend[:len(shifted)] ^ subtract.replicate(len(shifted))
         low = above[:PAIR_BITS] ^ addend[:PAIR_BITS]
         high = Signal(_SIGNIFICAND - PAIR_BITS + 1)

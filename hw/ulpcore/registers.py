@@ -27,7 +27,7 @@ class Registers(wiring.Component):
     interrupt : Out(1)
         Enabled and (done or fault).
     start, reset : Out(1)
-        One-cycle pulses, in the cycle in which the write is accepted.
+        One-cycle pulses, in the cycle after the write was accepted. STATUS is BUSY from then on.
     program_address, program_length, watchdog, forward_bias, segments : Out
         What has been written.
     busy, done, fault, fault_cause, fault_index, cycles
@@ -75,11 +75,13 @@ class Registers(wiring.Component):
         bus = self.bus
         finished = Signal()
         failed = Signal()
+        busy = Signal()
         values = {r.name: Signal(32, name=r.name.lower(), init=r.reset) for r in REGISTERS}
         stored = [r for r in REGISTERS if r.access is Access.WRITE]
         m.d.comb += [
             *(values[name].eq(value) for name, value in constants(self.config).items()),
-            values["STATUS"].eq(Cat(self.busy, finished, failed)),
+            busy.eq(self.busy | self.start | self.reset),
+            values["STATUS"].eq(Cat(busy, finished, failed)),
             values["CAUSE"].eq(self.fault_cause),
             values["FAULT_INSTRUCTION"].eq(self.fault_index),
             Cat(values["CYCLES_LOW"], values["CYCLES_HIGH"]).eq(self.cycles),
@@ -131,6 +133,7 @@ class Registers(wiring.Component):
             m.d.sync += [word_held.eq(1), held_word.eq(bus.wdata), held_strobe.eq(bus.wstrb)]
         with m.If(bus.bready):
             m.d.sync += bus.bvalid.eq(0)
+        m.d.sync += [self.start.eq(0), self.reset.eq(0)]
         with m.If(write):
             m.d.sync += [address_held.eq(0), word_held.eq(0), bus.bvalid.eq(1),
                          bus.bresp.eq(Response.SLAVE_ERROR)]
@@ -146,9 +149,9 @@ class Registers(wiring.Component):
                                         m.d.sync += value[bit].eq(word[bit])
                 with m.Case(next(r.offset for r in REGISTERS if r.name == "CONTROL") >> 2):
                     start, reset, clear = (word[bit] & strobe[0] for bit in range(3))
-                    with m.If(~(start & self.busy)):
+                    with m.If(~(start & busy)):
                         m.d.sync += bus.bresp.eq(Response.OKAY)
-                        m.d.comb += [self.start.eq(start & ~reset), self.reset.eq(reset)]
+                        m.d.sync += [self.start.eq(start & ~reset), self.reset.eq(reset)]
                         with m.If(start | reset | clear):
                             m.d.sync += [finished.eq(0), failed.eq(0)]
         with m.If(self.done):

@@ -22,6 +22,7 @@ __all__ = [
     "WEIGHT_READ_LATENCY",
     "ActivationScratchpad",
     "ParameterMemory",
+    "PhaseCounter",
     "ScratchpadRead",
     "ScratchpadWrite",
     "WeightScratchpad",
@@ -93,6 +94,20 @@ def _rotate(m: Module, name: str, values: Sequence[Value], amount: Value, left: 
                      for i in range(count)]
         values = stage
     return list(values)
+
+
+class PhaseCounter(wiring.Component):
+    """Whose turn it is at the shared port: counts from reset, for any one of its users."""
+
+    phase: Signal
+
+    def __init__(self, *, config: CoreConfig) -> None:
+        super().__init__({"phase": Out(range(config.phases))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.d.sync += self.phase.eq(self.phase + 1)
+        return m
 
 
 class ActivationScratchpad(wiring.Component):
@@ -180,7 +195,8 @@ class ActivationScratchpad(wiring.Component):
 
     def _share(self, m: Module, banks: "list[_Bank]") -> None:
         bank_count, bank_bits = len(banks), exact_log2(len(banks))
-        m.d.sync += self.phase.eq(self.phase + 1)
+        m.submodules.counter = counter = PhaseCounter(config=self.config)
+        m.d.comb += self.phase.eq(counter.phase)
         turns = [(self.load, 1), (self.store, 0), (self.special_read, 0), (self.special_write, 1)]
         enable, write = Signal(name="shared_enable"), Signal(name="shared_write")
         address = Signal(self.slot_bits, name="shared_address")

@@ -86,8 +86,9 @@ class Sequencer(wiring.Component):
         Of the last run, from the moment of the fault; zero if there was none.
     cycles : Out(64)
         Cycles of the run, cycle 0 and the last one included; holds until the next.
-    clear : Out(1)
-        Everything in the core but memories and registers is to be reset, phase counter included.
+    clear : Out(1), coming_clear : Out(1)
+        Everything in the core but memories and registers is to be reset, phase counter included;
+        that this is so in the next cycle, for copies of `clear` near what they reset.
     quiet : In(1)
         Neither load nor store have a burst under way.
     fetch, fetch_first, fetched, program_enable, program_write_address, data
@@ -107,6 +108,7 @@ class Sequencer(wiring.Component):
     fault_index: Signal
     cycles: Signal
     clear: Signal
+    coming_clear: Signal
     quiet: Signal
     fetch_first: Signal
     fetched: Signal
@@ -136,6 +138,7 @@ class Sequencer(wiring.Component):
             "fault_index": Out(INDEX_BITS + 1),
             "cycles": Out(64),
             "clear": Out(1),
+            "coming_clear": Out(1),
             "quiet": In(1),
             "fetch": Out(stream.Signature(data.StructLayout({
                 "address": unsigned(32), "count": range(config.fetch_block + 1),
@@ -184,8 +187,12 @@ class Sequencer(wiring.Component):
         # Dispatch.
         place = Signal(INDEX_BITS + 1)
         arrived = Signal(INDEX_BITS + 1)
-        with m.If(self.program_enable & (group.all() if self.groups > 1 else 1)):
+        arrives = self.program_enable & (group.all() if self.groups > 1 else 1)
+        with m.If(arrives):
             m.d.sync += arrived.eq(arrived + 1)
+        # In even cycles, in which it is looked at: nothing was read in the cycle before.
+        absent = Signal()
+        m.d.sync += absent.eq((place == arrived) & ~arrives)
         reading = Signal()
         pending = Signal()
         pending_index = Signal(index)
@@ -201,14 +208,15 @@ class Sequencer(wiring.Component):
             m.submodules[f"queue_{unit.name.lower()}"] = ResetInserter(self.clear)(queue)
             queues.append(queue)
         put = Signal()
+        # Nothing is put into a queue in the cycle before one in which this is looked at.
+        has_room = Signal(len(Unit))
+        m.d.sync += has_room.eq(Cat(q.w_rdy | q.r_en for q in queues))
         room = Signal()
         exhausted = Signal()
-        absent = Signal()
         m.d.comb += [
-            room.eq((Cat(q.w_rdy for q in queues) & pending_units).any()),
+            room.eq((has_room & pending_units).any()),
             put.eq(running & even & pending & pending_legal & room),
             exhausted.eq(place == self.program_length[:len(place)]),
-            absent.eq(place == arrived),
         ]
         dispatcher_reads = Signal()
         # Reading on behind an instruction that is not legal does no harm, and need not wait.
@@ -235,52 +243,68 @@ class Sequencer(wiring.Component):
         self._fetch(m, running & ~halted & ~trouble, put, queues)
 
         # Heads.
-        tokens = [[Signal(_TOKEN_BITS, name=f"tokens_{giver.name}_{taker.name}".lower())
+        # A counter loses what was taken a cycle after that: it holds so much more in the meantime.
+        tokens = [[Signal(_TOKEN_BITS + 1, name=f"tokens_{giver.name}_{taker.name}".lower())
                    for taker in Unit] for giver in Unit]
         overflow = [Signal(len(Unit), name=f"overflow_{unit.name.lower()}") for unit in Unit]
         poster = [Signal(index, name=f"poster_{unit.name.lower()}") for unit in Unit]
         overflowing = []
+        fulls = []
         head_valid = Signal(len(Unit))
         head_loading = Signal(len(Unit))
         taken_index = Array(Signal(index, name=f"taken_{unit.name.lower()}")
                             for unit in Unit)
         take = Signal(len(Unit))
-        taken = []
+        was_take = Signal(len(Unit))
+        m.d.sync += was_take.eq(take)
+        waits = []
         for unit, port, queue in zip(Unit, ports, queues, strict=True):
             i, name = unit.value, unit.name.lower()
             head = Signal(unit_layout(unit, self.config), name=f"head_{name}")
             wait = Signal(data.ArrayLayout(4, len(Unit)), name=f"wait_{name}")
             fetches = Signal(name=f"head_reads_{name}")
+            awaited = Signal.like(wait, name=f"awaited_{name}")
+            satisfied = Signal(name=f"satisfied_{name}")
             m.d.comb += [
                 fetches.eq(running & (turn == 2 * i + 1) & ~head_valid[i] & queue.r_rdy),
                 queue.r_en.eq(fetches),
                 port.instructions.payload.eq(head),
-                port.instructions.valid.eq(
-                    head_valid[i] & running
-                    & Cat(count[i][4:].any() | (count[i][:4] >= wait[giver])
-                          for giver, count in enumerate(tokens)).all()),
+                awaited.eq(Mux(head_loading[i], decoder.wait, wait)),
+                port.instructions.valid.eq(head_valid[i] & running & satisfied),
                 take[i].eq(port.instructions.valid & port.instructions.ready),
             ]
             with m.If(fetches):
                 m.d.comb += [read.en.eq(1), read_index.eq(queue.r_data)]
-            m.d.sync += head_loading[i].eq(fetches)
+            # What the head waits for is compared with what the counters will hold but for what
+            # it takes itself: when it does, it is gone.
+            m.d.sync += [
+                head_loading[i].eq(fetches),
+                satisfied.eq(Cat(
+                    count[i][4:].any() | (count[i][:4] >= awaited[giver])
+                    | (_given(ports[giver], i) & (count[i][:4] + 1 == awaited[giver]))
+                    for giver, count in enumerate(tokens)).all()),
+            ]
             with m.If(head_loading[i]):
                 m.d.sync += [head.eq(getattr(decoder, name)), wait.eq(decoder.wait),
                              head_valid[i].eq(1)]
             with m.If(take[i]):
                 m.d.sync += [head_valid[i].eq(0), taken_index[i].eq(head.index)]
-            taken.append([Mux(take[i], wait[giver.value], 0) for giver in Unit])
+            waits.append(wait)
         for giver in Unit:
             port = ports[giver.value]
             overflows = []
             for taker in Unit:
                 count = tokens[giver.value][taker.value]
-                overflowing.append(count.all() & port.retired & port.retired_post[taker.value])
-                total = Signal(_TOKEN_BITS + 1, name=f"total_{giver.name}_{taker.name}".lower())
-                m.d.comb += total.eq(count + (port.retired & port.retired_post[taker.value])
-                                     - taken[taker.value][giver.value])
-                m.d.sync += count.eq(total)
-                overflows.append(total[-1])
+                name = f"{giver.name}_{taker.name}".lower()
+                wait, given = waits[taker.value][giver.value], _given(port, taker.value)
+                total, full = Signal.like(count, name=f"total_{name}"), Signal(name=f"full_{name}")
+                m.d.comb += total.eq(count + given - Mux(was_take[taker.value], wait, 0))
+                m.d.sync += [count.eq(total), full.eq(total[:_TOKEN_BITS].all())]
+                fulls.append(full)
+                # Full, though one may just have been taken and another given.
+                overflowing.append(given & Mux(was_take[taker.value] & wait.any(),
+                                               count[-1] & (wait == 1), full))
+                overflows.append(overflowing[-1] & ~(take[taker.value] & wait.any()))
             m.d.sync += [overflow[giver.value].eq(Cat(overflows)),
                          poster[giver.value].eq(taken_index[giver.value])]
 
@@ -355,12 +379,12 @@ class Sequencer(wiring.Component):
                 running.eq(state.ongoing("RUN")),
             ]
             with m.State("IDLE"):
+                m.d.comb += self.coming_clear.eq(self.start | self.reset)
                 with m.If(self.reset):
                     m.next = "CLEAR"
                 with m.Elif(self.start):
                     m.next = "START"
             with m.State("START"):
-                m.d.comb += self.clear.eq(1)
                 m.d.sync += self.cycles.eq(0)
                 m.next = "RUN"
                 with m.If((self.program_length == 0) | (self.program_length > MOST_INSTRUCTIONS)):
@@ -380,11 +404,12 @@ class Sequencer(wiring.Component):
                 with m.Elif(self.quiet):
                     m.d.comb += self.fault.eq(~aborting)
                     m.next = "IDLE"
+                    m.d.comb += self.coming_clear.eq(aborting)
                     with m.If(aborting):
                         m.next = "CLEAR"
             with m.State("CLEAR"):
-                m.d.comb += self.clear.eq(1)
                 m.next = "IDLE"
+        m.d.sync += self.clear.eq(self.coming_clear)
         with m.If(running | state.ongoing("STOP")):
             m.d.sync += self.cycles.eq(self.cycles + 1)
 
@@ -392,9 +417,9 @@ class Sequencer(wiring.Component):
             m.d.sync += [
                 *(count.eq(0) for row in tokens for count in row),
                 *(taken.eq(0) for taken in taken_index),
-                *(late.eq(0) for late in overflow),
-                turn.eq(0), place.eq(0), arrived.eq(0), reading.eq(0), pending.eq(0), halted.eq(0),
-                head_valid.eq(0), head_loading.eq(0), still.eq(0),
+                *(late.eq(0) for late in (*overflow, *fulls)),
+                turn.eq(0), place.eq(0), arrived.eq(0), absent.eq(1), reading.eq(0), pending.eq(0),
+                halted.eq(0), head_valid.eq(0), head_loading.eq(0), was_take.eq(0), still.eq(0),
                 aborting.eq(self.reset), deadline.eq(self.watchdog), guarded.eq(self.watchdog != 0),
             ]
             with m.If(~self.reset):
@@ -433,6 +458,11 @@ class Sequencer(wiring.Component):
         with m.If(self.clear):
             m.d.sync += [self.fetch.valid.eq(0), asked.eq(0), next_put.eq(0),
                          address.eq(self.program_address)]
+
+
+def _given(giver: Any, taker: int) -> Value:
+    """Whether a unit gives a token to another in this cycle."""
+    return giver.retired & giver.retired_post[taker]
 
 
 def _first(m: Module, reports: list[tuple[Value, ValueLike, Value]]) -> tuple[Value, Value, Value]:

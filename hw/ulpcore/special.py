@@ -147,18 +147,18 @@ class Special(wiring.Component):
             "halted", "turn_ends", "wrong"))
         pause = Signal(3)           # turns until the next vector's own
         enters, stepping = Signal(name="enters"), Signal(name="stepping")
-        cause = Signal(Cause)
         several = SeveralVectors(m, config, self.instructions.payload, take, instruction, addresses)
+        checked = Signal()
+        broken, cause = self._error(m, instruction, addresses, several)
         m.d.comb += [
             halted.eq(self.stop | failed),
-            turn_ends.eq(phase == _END),
             self.instructions.ready.eq(~self.busy & ~halted),
             take.eq(self.instructions.valid & self.instructions.ready),
             enters.eq(live & ~pause.any()),
             stepping.eq(turn_ends & enters),
             addresses.start.eq(take),
             addresses.step.eq(stepping),
-            wrong.eq((cause != Cause.NONE) & ~halted),
+            wrong.eq(checked & broken & ~halted),
         ]
         first = self.instructions.payload
         for name in ("accumulator", "residual_address", "address"):
@@ -188,6 +188,7 @@ class Special(wiring.Component):
         with m.If(turn_ends):
             m.d.sync += [live.eq(take | waiting | (live & ~(enters & addresses.last))),
                          waiting.eq(0)]
+        m.d.sync += turn_ends.eq(phase == _END - 1)
         if extended:
             # Turns in front of a vector: one for its source if there is a residual beside it.
             with m.If(take):
@@ -198,9 +199,7 @@ class Special(wiring.Component):
             with m.Elif(turn_ends & live):
                 m.d.sync += pause.eq(pause - 1)
         # A cycle later than seen: long before the first write.
-        m.d.sync += [self.fault.eq(wrong), cause.eq(Cause.NONE)]
-        with m.If(waiting | live):
-            m.d.sync += cause.eq(self._error(m, instruction, addresses, several))
+        m.d.sync += [self.fault.eq(wrong), checked.eq(waiting | live)]
         with m.If(wrong):
             m.d.sync += [failed.eq(1), waiting.eq(0), live.eq(0), self.busy.eq(0),
                          self.fault_cause.eq(cause), self.fault_index.eq(instruction.index)]
@@ -441,13 +440,14 @@ class Special(wiring.Component):
                 for bits, precisions in sizes(self.config.special_formats).items()]
 
     def _error(self, m: Module, instruction: data.View, addresses: SpecialAddresses,
-               several: SeveralVectors) -> Signal:
-        """The first rule that the instruction breaks, as far as it has come.
+               several: SeveralVectors) -> tuple[Value, Value]:
+        """Whether the instruction breaks a rule, as far as it has come, and the first one's cause,
+        a cycle later.
 
         The decoder lets no precision, pool, source or function pass that there is not.
         """
         config, extended = self.config, self.config.special_functions
-        error = Signal(Cause)
+        rules: list[tuple[Value, Cause]] = []
 
         def is_among(formats: Iterable[Precision], name: str) -> Value:
             precision = instruction[f"{name}_precision"][:precision_bits(Precision)]
@@ -482,35 +482,41 @@ class Special(wiring.Component):
             in_scratchpad["source"] = accumulator
             reads_rows = (instruction.row_scale | instruction.row_bias
                           | (instruction.source == Source.ROWS.value))
-            with m.If((reads_rows & addresses.row[-1])
-                      | (instruction.reduce & addresses.reduced_row[-1])):
-                m.d.comb += error.eq(Cause.ROW_RANGE)
-        with m.If(Cat(used[name] & beyond(address, name)
-                      for name, address in in_scratchpad.items()).any()):
-            m.d.comb += error.eq(Cause.ACTIVATION_RANGE)
-        with m.If(from_accumulators
-                  & accumulator[exact_log2(config.accumulator_depth):].any()):
-            m.d.comb += error.eq(Cause.ACCUMULATOR_RANGE)
-        with m.If(instruction.parameters > config.parameter_columns - config.column_lanes):
-            m.d.comb += error.eq(Cause.PARAMETER_RANGE)
-        with m.If(instruction.parameters[:exact_log2(config.quarter)].any()):
-            m.d.comb += error.eq(Cause.MISALIGNED_ADDRESS)
+            rules.append(((reads_rows & addresses.row[-1])
+                          | (instruction.reduce & addresses.reduced_row[-1]), Cause.ROW_RANGE))
+        rules += [
+            (Cat(used[name] & beyond(address, name)
+                 for name, address in in_scratchpad.items()).any(), Cause.ACTIVATION_RANGE),
+            (from_accumulators & accumulator[exact_log2(config.accumulator_depth):].any(),
+             Cause.ACCUMULATOR_RANGE),
+            (instruction.parameters > config.parameter_columns - config.column_lanes,
+             Cause.PARAMETER_RANGE),
+            (instruction.parameters[:exact_log2(config.quarter)].any(),
+             Cause.MISALIGNED_ADDRESS),
+        ]
         if not extended:
-            with m.If(~from_accumulators | has_function | instruction.row_scale
-                      | instruction.row_bias | instruction.reduce
-                      | (instruction.residual & instruction.product)):
-                m.d.comb += error.eq(Cause.UNSUPPORTED_FUNCTION)
-        with m.If(Cat(condition & ~is_among(config.special_formats, name)
-                      for name, condition in used.items()).any()
-                  | (from_accumulators & wrong_accumulator)):
-            m.d.comb += error.eq(Cause.UNSUPPORTED_FORMAT)
-        with m.If(Cat(condition & means_nothing(name) for name, condition in used.items()).any()
-                  | (instruction.residual & has_function)
-                  | ((instruction.pool == Pool.NONE.value)
-                     & ((instruction.window_0 != 1) | (instruction.window_1 != 1)
-                        | instruction.reduce))):
-            m.d.comb += error.eq(Cause.ILLEGAL_INSTRUCTION)
-        return error
+            rules.append((~from_accumulators | has_function | instruction.row_scale
+                          | instruction.row_bias | instruction.reduce
+                          | (instruction.residual & instruction.product),
+                          Cause.UNSUPPORTED_FUNCTION))
+        rules += [
+            (Cat(condition & ~is_among(config.special_formats, name)
+                 for name, condition in used.items()).any()
+             | (from_accumulators & wrong_accumulator), Cause.UNSUPPORTED_FORMAT),
+            (Cat(condition & means_nothing(name) for name, condition in used.items()).any()
+             | (instruction.residual & has_function)
+             | ((instruction.pool == Pool.NONE.value)
+                & ((instruction.window_0 != 1) | (instruction.window_1 != 1)
+                   | instruction.reduce)), Cause.ILLEGAL_INSTRUCTION),
+        ]
+        cause: Value = Const(Cause.NONE.value, 8)
+        registers = []
+        for rule, its_cause in rules:
+            register = Signal(name=f"breaks_{its_cause.name.lower()}")
+            m.d.sync += register.eq(rule)
+            cause = Mux(register, its_cause.value, cause)
+            registers.append(register)
+        return Cat(registers).any(), cause
 
     def _code(self, m: Module, slots: Value, instruction: data.View, name: str, lane: int,
               cycles: int) -> Value:

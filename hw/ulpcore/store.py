@@ -113,7 +113,6 @@ class Store(wiring.Component):
             self.busy.eq(checking | running),
             self.quiet.eq(bursts.quiet),
             self.instructions.ready.eq(~self.busy & ~halted),
-            segment.eq(self.segments[instruction.segment]),
             source.rows.eq(self.instructions.payload.rows),
             source.pitch.eq(instruction.pitch),
             source.first.eq(instruction.address),
@@ -123,18 +122,20 @@ class Store(wiring.Component):
             destination.first.eq(instruction.offset),
             destination.length.eq(instruction.length << 1),
         ]
-        m.d.sync += [self.retired.eq(0), self.fault.eq(0)]
+        m.d.sync += [self.retired.eq(0), self.fault.eq(0),
+                     segment.eq(self.segments[instruction.segment])]
         with m.If(self.instructions.valid & self.instructions.ready):
             m.d.sync += [instruction.eq(self.instructions.payload), checking.eq(1)]
             m.d.comb += [source.start.eq(1), destination.start.eq(1)]
         found = self._check(m, instruction, segment, source.end, destination.end)
         m.d.sync += [checked.eq(source.done), error.eq(found)]
-        with m.If(checking & checked & ~halted):
+        # To begin when halted does no harm: no burst is issued.
+        with m.If(checking & checked):
             m.d.sync += checking.eq(0)
             with m.If(error == Cause.NONE):
                 m.d.sync += running.eq(1)
                 m.d.comb += begin.eq(1)
-            with m.Else():
+            with m.Elif(~halted):
                 self._fail(m, failed, error, instruction)
 
         # Write addresses; the lengths of the bursts issued wait for their beats.

@@ -3,11 +3,13 @@
 The lookup-table mapping optimises area (`abc -lut 4` with mfs2 and lutpack, no wide multiplexers):
 on multiply-add units it takes 14-34 % fewer lookup tables than the stock script at the same
 speed. Then what it left in front of carry chains is folded into them (`carry_chains`), another 9 %
-of a core. The hierarchy is kept until after mapping, which is what makes the area by block known.
+of a core, and the registers of products are those of the multipliers (`multiplier_registers`). The
+hierarchy is kept until after mapping, which is what makes the area by block known.
 """
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from .carry_chains import fold
+from .multiplier_registers import absorb
 from .verilog import generate
 
 __all__ = ["Area", "Registered", "Timing", "measure", "place_and_route", "synthesise"]
@@ -145,6 +148,7 @@ def synthesise(component: wiring.Component, *, name: str,
         mapped = json.loads((work / "mapped.json").read_text())
         for module in mapped["modules"].values():
             fold(module)
+            absorb(module)
         (work / "folded.json").write_text(json.dumps(mapped))
         script = ["read_verilog -lib -specify +/lattice/cells_sim_ecp5.v +/lattice/cells_bb_ecp5.v",
                   "read_json folded.json", f"hierarchy -check -top {name}", "clean",
@@ -167,13 +171,14 @@ def _yosys(script: Sequence[str], folder: Path) -> None:
 
 
 def place_and_route(netlist: Path, *, seed: int = 1, device: str = "85k", speed: int = 6,
-                    target_mhz: float = 80.0) -> Timing:
+                    target_mhz: float = 80.0, log: Path | None = None,
+                    progress: Callable[[str], None] = lambda text: None) -> Timing:
     """Place and route a netlist out of context; area and the routed clock frequency.
 
     A core fills more than half of the device: placed by nextpnr's electrostatic placer it takes
-    15 % less wire than with the default one, and only `router1` comes to an end. Raises
-    RuntimeError with the end of nextpnr's output when it fails, for example because the design
-    does not fit.
+    15 % less wire than with the default one, and only `router1` comes to an end. What nextpnr
+    prints goes to the file `log`, and how far it is to `progress`. Raises RuntimeError with the end
+    of nextpnr's output when it fails, for example because the design does not fit.
     """
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -185,9 +190,8 @@ def place_and_route(netlist: Path, *, seed: int = 1, device: str = "85k", speed:
                    "--placer", "static", "--router", "router1", "--timing-allow-fail",
                    "--report", "report.json", "--lpf-allow-unconstrained",
                    "--textcfg", "design.config"]
-        result = subprocess.run(command, capture_output=True, text=True, cwd=work, check=False)
-        output = result.stdout + result.stderr
-        if result.returncode:
+        code, output = _followed(command, work, log or work / "nextpnr.log", progress)
+        if code:
             raise RuntimeError(f"nextpnr failed:\n{output[-3000:]}")
         report = json.loads((work / "report.json").read_text())
     used = {kind: entry["used"] for kind, entry in report["utilization"].items()}
@@ -197,6 +201,25 @@ def place_and_route(netlist: Path, *, seed: int = 1, device: str = "85k", speed:
     return Timing(seed, round(min(clocks), 1), *_critical_path(report),
                   used.get("TRELLIS_COMB", 0),
                   used.get("TRELLIS_FF", 0), used.get("MULT18X18D", 0), used.get("DP16KD", 0))
+
+
+def _followed(command: Sequence[str], folder: Path, log: Path, progress: Callable[[str], None],
+              ) -> tuple[int, str]:
+    """Run nextpnr; its exit code and output."""
+    lines = []
+    with log.open("w") as file, subprocess.Popen(
+            command, cwd=folder, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            file.write(line)
+            file.flush()
+            if row := re.match(r"Info: +\d+ \|.*\| +(\d+)\|", line):
+                progress(f"routing, {int(row[1]):,} arcs remain".replace(",", " "))
+            elif re.match(r"Info:\s.*(iter|wirelen|placement)", line):
+                progress("placing")
+    return process.returncode, "".join(lines)
 
 
 def _critical_path(report: dict[str, Any]) -> tuple[str, str, float, float]:
@@ -212,12 +235,13 @@ def _critical_path(report: dict[str, Any]) -> tuple[str, str, float, float]:
 
 
 def measure(component: wiring.Component, *, name: str, seeds: Sequence[int] = (),
-            target_mhz: float = 80.0, progress: Callable[[str], None] = lambda text: None
-            ) -> dict[str, Any]:
+            target_mhz: float = 80.0, logs: Path | None = None,
+            progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """Area of `component` and its blocks, and the clock frequency for each of nextpnr's seeds.
 
     Blocks are `name` itself, what it is made of, and its repeated elements, largest first; an
-    element's area is that of one. The result can be written as JSON.
+    element's area is that of one. What nextpnr prints is kept in the folder `logs`, if there is
+    one. The result can be written as JSON.
     """
     with tempfile.TemporaryDirectory() as folder:
         netlist = Path(folder) / "design.json"
@@ -225,9 +249,13 @@ def measure(component: wiring.Component, *, name: str, seeds: Sequence[int] = ()
         areas = synthesise(component, name=name, netlist=netlist if seeds else None)
         routed = []
         for seed in seeds:
-            progress(f"placing and routing {name}, seed {seed}: this can take tens of minutes")
-            routed.append(dataclasses.asdict(
-                place_and_route(netlist, seed=seed, target_mhz=target_mhz)))
+            def tell(step: str, seed: int = seed) -> None:
+                progress(f"{name}, seed {seed}: {step} (a whole core takes tens of minutes)")
+
+            tell("packing")
+            routed.append(dataclasses.asdict(place_and_route(
+                netlist, seed=seed, target_mhz=target_mhz, progress=tell,
+                log=logs and logs / f"{name}-{seed}.log")))
     blocks = {block.split("$")[0]: area for block, area in areas.items() if block.count(".") <= 1}
     ordered = sorted(blocks.items(), key=lambda item: -item[1].comb)
     return {"device": "LFE5U-85F, speed 6",

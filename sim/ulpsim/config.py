@@ -262,7 +262,7 @@ class CoreConfig:
     @cached_property
     def accumulate_latency(self) -> int:
         """Cycles from the read of an accumulator until a read sees the sum written back."""
-        return 6 if self.has_float else 2
+        return 7 if self.has_float else 2
 
     @cached_property
     def minimum_tile_period(self) -> int:
