@@ -155,7 +155,6 @@ class Special(wiring.Component):
             self.instructions.ready.eq(~self.busy & ~halted),
             take.eq(self.instructions.valid & self.instructions.ready),
             enters.eq(live & ~pause.any()),
-            stepping.eq(turn_ends & enters),
             addresses.start.eq(take),
             addresses.step.eq(stepping),
             wrong.eq(checked & broken & ~halted),
@@ -188,7 +187,8 @@ class Special(wiring.Component):
         with m.If(turn_ends):
             m.d.sync += [live.eq(take | waiting | (live & ~(enters & addresses.last))),
                          waiting.eq(0)]
-        m.d.sync += turn_ends.eq(phase == _END - 1)
+        # `live` and `pause` do not change in the cycle before a turn ends.
+        m.d.sync += [turn_ends.eq(phase == _END - 1), stepping.eq((phase == _END - 1) & enters)]
         if extended:
             # Turns in front of a vector: one for its source if there is a residual beside it.
             with m.If(take):
