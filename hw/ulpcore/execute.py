@@ -270,7 +270,6 @@ class _Walker(wiring.Component):
             tile.offsets.eq(offsets),
             tile.mask.eq(mask),
             tile.first.eq(first),
-            tile.last.eq(left == 0),
             tile.cause.eq(self._cause(m, instruction)),
         ]
         with m.FSM(name="walker"):
@@ -286,6 +285,7 @@ class _Walker(wiring.Component):
                     mask.eq(Cat(mask[1:], left != 0)),
                     row.eq(row + 1),
                 ]
+                m.d.sync += tile.last.eq(~left[1:].any())
                 with m.If(left != 0):
                     m.d.sync += left.eq(left - 1)
                 with m.If(row == config.rows - 1):

@@ -268,17 +268,19 @@ class Load(wiring.Component):
         count = Signal(range(config.banks + 1))
         next_row = Signal(20)
         # Known well before the first write: the enables of memories far apart hang on them.
+        filling = Signal()
         to_activations, to_weights, to_parameters = (
             Signal(name=f"to_{target.name.lower()}")
             for target in (Target.ACTIVATIONS, Target.WEIGHTS, Target.PARAMETERS))
         m.d.sync += [
+            filling.eq(fill),
             to_activations.eq(~fetching & (fill | (instruction.target == Target.ACTIVATIONS))),
             to_weights.eq(~fetching & ~fill & (instruction.target == Target.WEIGHTS)),
             to_parameters.eq(~fetching & ~fill & (instruction.target == Target.PARAMETERS)),
         ]
         m.d.comb += [
             write.eq(valid & ~halted & (~to_activations | (self.phase == 0))),
-            move.eq(moving & (full | fill) & (~valid | write)),
+            move.eq(moving & (full | filling) & (~valid | write)),
             row_end.eq(slots_left <= group_slots),
             next_row.eq(row_address + instruction.pitch),
         ]
@@ -303,7 +305,7 @@ class Load(wiring.Component):
         with m.If(move):
             m.d.sync += [
                 valid.eq(1),
-                self.data.eq(Mux(fill, 0, words.as_value())),
+                self.data.eq(Mux(filling, 0, words.as_value())),
                 group_address.eq(address),
                 count.eq(Mux(row_end, slots_left, group_slots)),
                 last.eq(row_end & (rows_left == 1)),
