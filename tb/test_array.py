@@ -29,6 +29,11 @@ CONFIGS = {
     "binary": dataclasses.replace(NANO, formats=(Precision.BINARY,)),
     "float_binary": dataclasses.replace(EDGE, rows=4, formats=(
         Precision.FP16, Precision.BINARY)),
+    "folded": dataclasses.replace(EDGE, lanes=2, special_lanes=4, fold=2,
+                                  formats=tuple(Precision)),
+    "folded_float": dataclasses.replace(EDGE, columns=4, lanes=8, special_lanes=8, fold=4, rows=2,
+                                        formats=(Precision.FP16,)),
+    "folded_integers": dataclasses.replace(NANO, columns=16, lanes=2, special_lanes=8, fold=4),
     "three": dataclasses.replace(EDGE, columns=4, lanes=2, rows=2, multiply_add_stages=3),
 }
 
@@ -39,8 +44,8 @@ class Tile:
     weight: Format
     part: int                       # of the weights' slots in the first row
     weights: np.ndarray             # [rows, N]
-    vectors: np.ndarray             # [M, rows]
-    depth: int                      # rows that count
+    vectors: np.ndarray             # [M, groups * rows]
+    depths: list[int]               # rows that count in each group
     pause: int                      # cycles without a vector after it
 
     @property
@@ -55,10 +60,17 @@ class Tile:
 
     def sums(self, bits: int) -> np.ndarray:
         """[M, N] as the array gives them."""
+        vectors = np.split(self.vectors, len(self.depths), axis=1)
+        weights = np.split(self.weights, len(self.depths), axis=1)
+        return np.concatenate([self.group_sums(bits, *group) for group in zip(
+            vectors, weights, self.depths, strict=True)], axis=1)
+
+    def group_sums(self, bits: int, vectors: np.ndarray, weights: np.ndarray,
+                   depth: int) -> np.ndarray:
         if self.precision.is_float:
-            total = np.zeros((len(self.vectors), self.weights.shape[1]))
-            for row in range(self.depth):
-                a, w = self.vectors[:, row, None], self.weights[row]
+            total = np.zeros((len(vectors), weights.shape[1]))
+            for row in range(depth):
+                a, w = vectors[:, row, None], weights[row]
                 if self.precision is Precision.FP16:
                     total = dlfloat.fma_values(
                         dlfloat.decode_array(a), dlfloat.decode_array(w), total)
@@ -68,11 +80,13 @@ class Tile:
                         left.decode_array(a & 0xFF), right.decode_array(w & 0xFF),
                         left.decode_array(a >> 8), right.decode_array(w >> 8), total)
             return dlfloat.encode_array(total).astype(np.uint64)
-        a = values(self.vectors[:, :self.depth], self.activation)
-        w = values(self.weights[:self.depth, :, None], self.weight)
+        if not depth:
+            return np.zeros((len(vectors), weights.shape[1]), np.uint64)
+        a = values(vectors[:, :depth], self.activation)
+        w = values(weights[:depth, :, None], self.weight)
         per_slot = self.precision.per_slot
         w = np.concatenate([w[row, :, part * per_slot:(part + 1) * per_slot]
-                            for row, part in enumerate(self.parts[:self.depth])], axis=1)
+                            for row, part in enumerate(self.parts[:depth])], axis=1)
         return (a @ w.T % (1 << bits)).astype(np.uint64)
 
 
@@ -103,11 +117,15 @@ def random_tile(config: CoreConfig, bias: int, rng: np.random.Generator) -> Tile
             values[:] = code * (0xFFFF // ((1 << precision.bits) - 1))
         return values
 
-    depth = int(rng.integers(1, config.rows + 1)) if rng.random() < 0.5 else config.rows
     weights = slots(weight.precision, config.rows, config.column_lanes)
-    weights[depth:] = 0
+    depths = []
+    for group in np.split(weights, config.fold, axis=1):
+        depths.append(int(rng.integers(bool(depths), config.rows + 1)) if rng.random() < 0.5
+                      else config.rows)
+        group[depths[-1]:] = 0
     return Tile(random_format(precision, bias, rng), weight, part=int(rng.integers(ratio)),
-                weights=weights, vectors=slots(precision, vectors, config.rows), depth=depth,
+                weights=weights, depths=depths,
+                vectors=slots(precision, vectors, config.fold * config.rows),
                 pause=int(rng.integers(0, 4) if rng.random() < 0.3 else 0))
 
 
@@ -133,11 +151,11 @@ def test_tiles_follow_each_other(name: str, rng: np.random.Generator) -> None:
     columns["forward_bias"] = np.full(cycles, bias, np.uint64)
     columns["valid"] = np.zeros(cycles, np.uint64)
     columns["weight_valid"] = np.zeros(cycles, np.uint64)
-    columns["mask"] = rng.integers(0, 1 << config.rows, cycles, dtype=np.uint64)
+    columns["mask"] = rng.integers(0, 1 << config.fold * config.rows, cycles, dtype=np.uint64)
     columns["weight_row"] = rng.integers(0, config.rows, cycles, dtype=np.uint64)
     columns["address"] = rng.integers(0, config.accumulator_depth, cycles, dtype=np.uint64)
     columns["post"] = rng.integers(0, 16, cycles, dtype=np.uint64)
-    vector = rng.integers(0, 1 << 16, (cycles, config.rows), dtype=np.uint16)
+    vector = rng.integers(0, 1 << 16, (cycles, config.fold * config.rows), dtype=np.uint16)
     weights = rng.integers(0, 1 << 16, (cycles, config.column_lanes), dtype=np.uint16)
     for i, (tile, start) in enumerate(zip(tiles, starts, strict=True)):
         rows = slice(start, start + len(tile.vectors))
@@ -151,7 +169,8 @@ def test_tiles_follow_each_other(name: str, rng: np.random.Generator) -> None:
         columns["activation_signed"][rows] = tile.activation.signed and tile.precision.is_integer
         columns["vector_weight_signed"][rows] = signed or signs
         columns["vector_odd"][rows] = tile.weight.odd or signs
-        columns["mask"][rows] = (1 << tile.depth) - 1
+        columns["mask"][rows] = sum(
+            (1 << depth) - 1 << group * config.rows for group, depth in enumerate(tile.depths))
         # As late as the rules allow, or as early.
         earliest = starts[i - 1] + array.next_weights if i else 0
         assert earliest < start - 1

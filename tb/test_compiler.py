@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from ulpsim.compiler import CompileError, compile_network
 from ulpsim.config import EDGE, NANO
+from ulpsim.cycles import predict
 from ulpsim.evaluation import evaluate
 from ulpsim.formats import FORMATS, Precision, multipliable
 from ulpsim.interpreter import Machine
-from ulpsim.isa import Cause, Instruction, Segment, Target
+from ulpsim.isa import Cause, Fold, Instruction, Segment, Target
 from ulpsim.network import Network, Stored, load_network
 from ulpsim.placement import with_pieces
 from ulpsim.programs import random_codes, random_network
 from ulpsim.steps import Piece, Step
-from wide import WIDE
+from wide import FOLDED, WIDE
 
 PARAMETERS = Path(__file__).parent.parent / "examples" / "fashion_mnist" / "parameters"
 EVERY = dataclasses.replace(EDGE, formats=tuple(Precision))
@@ -28,6 +29,10 @@ CONFIGS = {
     "nano-small": dataclasses.replace(NANO, weight_bytes=1024, accumulator_depth=32,
                                       parameter_columns=8, activation_bytes=4096),
     "wide": WIDE_EVERY,
+    "folded": FOLDED,
+    "folded-small": dataclasses.replace(FOLDED, fold=2, weight_bytes=2048, accumulator_depth=64,
+                                        parameter_columns=32, activation_bytes=16384),
+    "folded-many": dataclasses.replace(FOLDED, lanes=16, special_lanes=16),
 }
 
 
@@ -300,6 +305,54 @@ def test_kernels_of_two_widths_over_one_tensor(rng):
     images = images_for(network, rng, 2)
     assert np.array_equal(run(compile_network(network, EDGE, 2), images),
                           evaluate(network, images))
+
+
+@pytest.mark.parametrize("kind", ["FP16", "INT8", "INT4"])
+@pytest.mark.parametrize("streamed", [True, False])
+def test_few_outputs_are_computed_in_groups(kind, streamed, rng):
+    """64 columns for 64 + 16 and then 32 outputs: groups of four and of two, in fewer cycles."""
+    folded = CONFIGS["folded-many"]
+    plain = dataclasses.replace(folded, name="plain", fold=1)
+    output = {"format": kind, "step": 1.0 if kind == "FP16" else 50.0}
+    network = chain(convolution(rng, 80, 24, kind=kind, padding=1, output=output),
+                    convolution(rng, 32, 80, kind=kind, padding=1, output=output),
+                    shape=(9, 10, 24), kind=kind)
+    images = images_for(network, rng, 1)
+    cycles, words = {}, {}
+    for config in (folded, plain):
+        compiled = compile_network(network, config, 1, streamed=streamed)
+        assert np.array_equal(run(compiled, images), evaluate(network, images, config))
+        segments, end = {}, 1 << 20
+        for segment, size in compiled.segment_bytes.items():
+            segments[segment] = end, size
+            end += -(-size // 64) * 64
+        cycles[config.name] = predict(compiled.program, config, program_address=0,
+                                      segments=segments, latency=16).cycles
+        words[config.name] = compiled.segment_bytes[Segment.PARAMETERS]
+        found = {label: {Fold(compiled.program[i]["fold"]) for i in compiled.instructions_of(label)
+                         if compiled.program[i].name == "MATMUL"}
+                 for label in ("layer0", "layer1")}
+        assert found == ({"layer0": {Fold.ONE, Fold.FOUR}, "layer1": {Fold.TWO}}
+                         if config is folded else {"layer0": {Fold.ONE}, "layer1": {Fold.ONE}})
+    assert cycles["folded"] < 0.9 * cycles["plain"]
+    assert words["folded"] < 0.8 * words["plain"]
+
+
+def test_kernels_of_two_widths_read_by_groups(rng):
+    """Rows of 3 and of 5 pixels of 2 slots: the pixel grows until both lie apart."""
+    output = {"format": "INT8", "step": 60.0}
+    weights = {width: convolution(rng, 8, 4, kernel=width, padding=width // 2, output=output)
+               for width in (3, 5)}
+    network = Network.from_description({"name": "two", "input": {
+        "name": "image", "height": 7, "width": 6, "channels": 4, "format": "INT8", "step": 1.0},
+        "layers": [{"name": "a", "input": "image", **weights[3]},
+                   {"name": "b", "input": "image", **weights[5]},
+                   {"name": "sum", "op": "add", "inputs": ["a", "b"], "output": output}]})
+    images = images_for(network, rng, 2)
+    for streamed in (True, False):
+        compiled = compile_network(network, FOLDED, 2, streamed=streamed)
+        assert any(i.name == "MATMUL" and i["fold"] for i in compiled.program)
+        assert np.array_equal(run(compiled, images), evaluate(network, images, FOLDED))
 
 
 @pytest.mark.parametrize("kind, config", [("FP16", EDGE), ("INT4", EDGE), ("INT8", NANO)])

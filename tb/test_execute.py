@@ -23,7 +23,7 @@ from ulpsim.cycles_execute import VECTOR_LATENCY
 from ulpsim.formats import Format, Precision, multipliable
 from ulpsim.integers import values
 from ulpsim.interpreter import Machine, check
-from ulpsim.isa import Cause, Instruction, Unit
+from ulpsim.isa import Cause, Fold, Instruction, Unit
 from ulpsim.matmul import matmul, weight_ratio
 
 SMALL_EDGE = dataclasses.replace(EDGE, name="small_edge", activation_bytes=4096,
@@ -32,7 +32,11 @@ SMALL_EDGE = dataclasses.replace(EDGE, name="small_edge", activation_bytes=4096,
 SMALL_NANO = dataclasses.replace(NANO, name="small_nano", activation_bytes=2048,
                                  weight_bytes=2048, accumulator_depth=32)
 TWO_ROWS = dataclasses.replace(SMALL_NANO, name="two_rows", rows=2, multiply_add_stages=2)
-CONFIGS = pytest.mark.parametrize("config", [SMALL_EDGE, SMALL_NANO, TWO_ROWS],
+#: Columns in groups; the second one with more banks than slots to gather.
+FOLDED = dataclasses.replace(SMALL_EDGE, name="folded", lanes=2, special_lanes=4, fold=2)
+FOLDED_NANO = dataclasses.replace(SMALL_NANO, name="folded_nano", columns=8, lanes=8, fold=4,
+                                  special_lanes=16, activation_bytes=4096, weight_bytes=8192)
+CONFIGS = pytest.mark.parametrize("config", [SMALL_EDGE, SMALL_NANO, TWO_ROWS, FOLDED, FOLDED_NANO],
                                   ids=lambda c: c.name)
 TO_ARRAY = ("vector", "mask", "valid", "swap", "precision", "activation_signed",
             "vector_weight_signed", "vector_odd", "address", "overwrite", "last", "post", "weights",
@@ -74,6 +78,8 @@ class Bench(wiring.Component):
               for name in ("stop", "completed", "completed_post")),
             activations.gather_enable.eq(execute.gather_enable),
             activations.addresses.eq(execute.gather_addresses),
+            *([activations.gather_groups.eq(execute.gather_groups)]
+              if self.config.fold > 1 else []),
             execute.gathered.eq(activations.gathered),
             lines.read_enable.eq(execute.weight_read_enable),
             lines.read_line.eq(execute.weight_read_line),
@@ -114,7 +120,8 @@ class Run:
                  stop: int | None = None) -> None:
         self.config = config
         timing = cycles_execute.Execute(config)
-        self.loading = loading = 1 + max(4 * (config.activation_slots // 8), config.weight_lines)
+        self.loading = loading = 1 + max(4 * (config.activation_slots // config.banks),
+                                      config.weight_lines)
         self.plan, self.retired = [], []
         free = 0
         for instruction, arrival in zip(program, arrivals, strict=True):
@@ -132,15 +139,15 @@ class Run:
             "line", "completed", "completed_post", "stop", "clear")}
         inputs["clear"][0] = 1
         inputs["instructions__payload"] = np.zeros((cycles, words), np.uint32)
-        inputs["load__data"] = np.zeros((cycles, 4), np.uint32)
+        inputs["load__data"] = np.zeros((cycles, config.banks // 2), np.uint32)
         inputs["line_data"] = np.zeros((cycles, config.column_lanes // 2), np.uint32)
 
-        groups = config.activation_slots // 8
+        groups = config.activation_slots // config.banks
         turns = 1 + 4 * np.arange(groups)
         inputs["load__enable"][turns] = 1
-        inputs["load__address"][turns] = 8 * np.arange(groups)
-        inputs["load__count"][turns] = 8
-        inputs["load__data"][turns] = machine.activations.reshape(groups, 8).view(np.uint32)
+        inputs["load__address"][turns] = config.banks * np.arange(groups)
+        inputs["load__count"][turns] = config.banks
+        inputs["load__data"][turns] = machine.activations.reshape(groups, -1).view(np.uint32)
         lines = np.arange(config.weight_lines)
         inputs["line_enable"][lines] = 1
         inputs["line"][lines] = lines
@@ -175,7 +182,7 @@ def simulate(runs: list[Run]) -> list[Run]:
     config = runs[0].config
     outputs = run_vectors(Bench(config=config), {
         name: np.concatenate([run.inputs[name] for run in runs]) for name in runs[0].inputs})
-    for name, count in (("vector", config.rows), ("weights", config.column_lanes)):
+    for name, count in (("vector", config.fold * config.rows), ("weights", config.column_lanes)):
         words = np.ascontiguousarray(outputs[name])
         outputs[name] = words.view(np.uint16).reshape(len(words), -1)[:, :count]
     end = 0
@@ -196,24 +203,34 @@ def bases(instruction: Instruction) -> np.ndarray:
     return instruction["address"] + np.array([instruction[f"stride_{i}"] for i in range(3)]) @ i
 
 
+def group_columns(config: CoreConfig, group: int) -> slice:
+    """Of the smallest groups of columns."""
+    columns = config.column_lanes // config.fold
+    return slice(group * columns, (group + 1) * columns)
+
+
 def expect(run: Run, machine: Machine, program: list[Instruction]) -> dict[str, np.ndarray]:
     """What the array must get in each cycle, by the definition of MATMUL."""
     config = run.config
     rows = config.rows
     expected = {name: np.zeros(run.cycles, np.int64) for name in TO_ARRAY}
-    expected["vector"] = np.zeros((run.cycles, rows), np.int64)
+    expected["vector"] = np.zeros((run.cycles, config.fold * rows), np.int64)
     expected["weights"] = np.zeros((run.cycles, config.column_lanes), np.int64)
     for i, (instruction, (_, _, begin, _)) in enumerate(zip(program, run.plan, strict=True)):
         count, depth = vectors_of(instruction), instruction["depth"]
         slots = bases(instruction)[:, None] + window(instruction)
-        for tile, k in enumerate(range(0, depth, rows)):
-            at = np.arange(count) + VECTOR_LATENCY + begin + tile * max(
-                count, config.minimum_tile_period)
-            used = min(rows, depth - k)
+        fold = Fold(instruction["fold"])
+        period = max(count, config.minimum_tile_period, fold.groups * rows + 1)
+        for tile, k in enumerate(range(0, depth, fold.groups * rows)):
+            at = np.arange(count) + VECTOR_LATENCY + begin + tile * period
             assert not expected["valid"][at].any()
             expected["valid"][at] = 1
-            expected["vector"][at, :used] = machine.activations[slots[:, k:k + used]]
-            expected["mask"][at] = (1 << used) - 1
+            firsts = [k + place * fold.groups // config.fold * rows for place in range(config.fold)]
+            useds = [min(max(0, depth - first), rows) for first in firsts]
+            for place, (first, used) in enumerate(zip(firsts, useds, strict=True)):
+                expected["vector"][at, place * rows:place * rows + used] = machine.activations[
+                    slots[:, first:first + used]]
+                expected["mask"][at] |= (1 << used) - 1 << place * rows
             expected["swap"][at[0]] = 1
             expected["precision"][at] = instruction["precision"]
             expected["activation_signed"][at] = instruction["activation_signed"]
@@ -224,7 +241,7 @@ def expect(run: Run, machine: Machine, program: list[Instruction]) -> dict[str, 
             expected["vector_odd"][at] = instruction["weight_odd"] or signs
             expected["address"][at] = instruction["accumulator"] + np.arange(count)
             expected["overwrite"][at] = k == 0 and not instruction["accumulate"]
-            expected["last"][at[-1]] = k + rows >= depth
+            expected["last"][at[-1]] = k + fold.groups * rows >= depth
             expected["post"][at] = run.posts[i]
             given = at[0] - 2 + np.arange(rows)
             expected["weight_valid"][given] = 1
@@ -233,10 +250,12 @@ def expect(run: Run, machine: Machine, program: list[Instruction]) -> dict[str, 
             expected["weight_target"][given] = precision.value
             expected["weight_signed"][given] = instruction["weight_signed"]
             ratio = weight_ratio(precision, weight_precision)
-            line, part = np.divmod(k + np.arange(rows), ratio)
+            line, part = np.divmod(tile * rows + np.arange(rows), ratio)
             expected["weight_part"][given] = part
-            expected["weights"][given[:used]] = machine.weights[
-                instruction["weights"] + line[:used]]
+            for place, used in enumerate(useds):
+                columns = group_columns(config, place)
+                expected["weights"][given[:used], columns] = machine.weights[
+                    instruction["weights"] + line[:used], columns]
     return expected
 
 
@@ -247,7 +266,8 @@ def compare(run: Run, expected: dict[str, np.ndarray]) -> None:
         for name in names:
             found = run[name]
             if name == "vector":
-                masked = expected["mask"][:, None] >> np.arange(run.config.rows) & 1
+                slots = run.config.fold * run.config.rows
+                masked = expected["mask"][:, None] >> np.arange(slots) & 1
                 found = found * masked
             np.testing.assert_array_equal(found[given], expected[name][given], name)
 
@@ -270,9 +290,11 @@ def random_instruction(config: CoreConfig, rng: np.random.Generator, **given) ->
         partners = [p for p in config.formats if multipliable(precision, p)]
         weight_precision = partners[rng.integers(len(partners))]
         weight_signed = int(weight_precision.is_integer and rng.integers(2))
-        depth = int(rng.choice([rng.integers(1, 2 * config.rows + 2), rng.integers(1, 41)]))
-        length = int(rng.choice([1, 3, 5, 8, 9, 12, depth]))
-        pitch = length + 8 * int(rng.integers(0, 5))
+        fold = config.folds[rng.integers(len(config.folds))]
+        slots = fold.groups * config.rows
+        depth = int(rng.choice([rng.integers(1, 2 * slots + 2), rng.integers(1, 5 * slots + 1)]))
+        length = int(rng.choice([1, 3, 5, 8, 9, 12, 20, 33, depth]))
+        pitch = length + 8 * fold.groups * int(rng.integers(0, 5))
         counts = rng.choice([1, 1, 2, 3, 4], 3)
         if rng.random() < 0.4:
             near = config.minimum_tile_period + int(rng.integers(-1, 2))
@@ -281,8 +303,9 @@ def random_instruction(config: CoreConfig, rng: np.random.Generator, **given) ->
             precision=precision, weight_precision=weight_precision,
             activation_signed=int(precision.is_integer and rng.integers(2)),
             weight_signed=weight_signed, weight_odd=int(weight_signed and rng.integers(2)),
-            accumulate=int(rng.integers(0, 2)), depth=depth, run_length=length, run_pitch=pitch,
-            weights=int(rng.integers(0, config.weight_lines - depth + 1)),
+            accumulate=int(rng.integers(0, 2)), fold=fold, depth=depth,
+            run_length=length, run_pitch=pitch,
+            weights=int(rng.integers(0, max(1, config.weight_lines - depth + 1))),
             address=int(rng.integers(0, config.activation_slots)),
             accumulator=int(rng.integers(0, config.accumulator_depth)))
         for i in range(3):
@@ -300,31 +323,42 @@ def sums(run: Run, machine: Machine) -> np.ndarray:
     swaps = np.flatnonzero(run["valid"] & run["swap"])
     for number, begin in enumerate(swaps):
         end = swaps[number + 1] if number + 1 < len(swaps) else run.cycles
-        given = slice(begin - 2, begin - 2 + config.rows)
-        current = run["weights"][given].astype(np.uint16)
         at = begin + np.flatnonzero(run["valid"][begin:end])
-        mask = run["mask"][begin] >> np.arange(config.rows) & 1
         address = run["address"][at]
         old = np.where(run["overwrite"][at, None], 0, result[address]).astype(np.uint32)
-        precision, weight_precision = (Precision(run[name][cycle]) for name, cycle in (
-            ("precision", begin), ("weight_precision", begin - 2)))
-        activation = Format(precision, not precision.is_integer
-                            or bool(run["activation_signed"][begin]))
-        if precision.is_float:
-            result[address] = matmul(run["vector"][at] * mask, current, activation,
-                                     Format(weight_precision), config.rows, old)
-            continue
-        weight = Format(weight_precision,
-                        not weight_precision.is_integer or bool(run["weight_signed"][begin - 2]),
-                        weight_precision.is_integer and bool(run["vector_odd"][begin]))
-        used = np.flatnonzero(mask)
-        elements = values(current[used, :, None], weight)
-        parts = [range(part * precision.per_slot, (part + 1) * precision.per_slot)
-                 for part in run["weight_part"][given][used]]
-        result[address] = old + np.einsum(
-            "mke,kne->mn", values(run["vector"][at][:, used, None].astype(np.uint16), activation),
-            np.stack([elements[k][:, part] for k, part in enumerate(parts)]))
+        for group in range(config.fold):
+            columns = group_columns(config, group)
+            result[address, columns] = group_sums(run, begin, at, group, old[:, columns])
     return result
+
+
+def group_sums(run: Run, begin: int, at: np.ndarray, group: int, old: np.ndarray) -> np.ndarray:
+    """Accumulators of a group of columns after one tile."""
+    config = run.config
+    given = slice(begin - 2, begin - 2 + config.rows)
+    current = run["weights"][given, group_columns(config, group)].astype(np.uint16)
+    rows = slice(group * config.rows, (group + 1) * config.rows)
+    vector = run["vector"][at, rows]
+    mask = run["mask"][begin] >> np.arange(rows.start, rows.stop) & 1
+    precision, weight_precision = (Precision(run[name][cycle]) for name, cycle in (
+        ("precision", begin), ("weight_precision", begin - 2)))
+    activation = Format(precision, not precision.is_integer
+                        or bool(run["activation_signed"][begin]))
+    if precision.is_float:
+        return matmul(vector * mask, current, activation, Format(weight_precision), config.rows,
+                      old)
+    weight = Format(weight_precision,
+                    not weight_precision.is_integer or bool(run["weight_signed"][begin - 2]),
+                    weight_precision.is_integer and bool(run["vector_odd"][begin]))
+    used = np.flatnonzero(mask)
+    if not len(used):
+        return old
+    elements = values(current[used, :, None], weight)
+    parts = [range(part * precision.per_slot, (part + 1) * precision.per_slot)
+             for part in run["weight_part"][given][used]]
+    return old + np.einsum(
+        "mke,kne->mn", values(vector[:, used, None].astype(np.uint16), activation),
+        np.stack([elements[k][:, part] for k, part in enumerate(parts)]))
 
 
 @CONFIGS
@@ -365,15 +399,17 @@ def test_no_cycle_is_lost(config, rng):
     programs = [
         [random_instruction(config, rng, precision=p, weight_precision=p, activation_signed=0,
                             weight_signed=0, weight_odd=0, accumulate=0, accumulator=0, count_0=1,
-                            count_1=1, count_2=count, stride_2=3, address=8)
+                            count_1=1, count_2=count, stride_2=3, address=8, fold=fold)
          for p in (*config.formats, *config.formats)]
+        for fold in config.folds
         for count in range(config.minimum_tile_period - 1, config.minimum_tile_period + 2)]
     runs = simulate([Run(config, machine, program, [0] * len(program)) for program in programs])
     for run, program in zip(runs, programs, strict=True):
         compare(run, expect(run, machine, program))
         swaps = np.flatnonzero(run["swap"] & run["valid"])
-        assert len(swaps) == sum(-(-i["depth"] // config.rows) for i in program)
-        period = max(program[0]["count_2"], config.minimum_tile_period)
+        slots = config.rows * Fold(program[0]["fold"]).groups
+        assert len(swaps) == sum(-(-i["depth"] // slots) for i in program)
+        period = max(program[0]["count_2"], config.minimum_tile_period, slots + 1)
         assert (np.diff(swaps) == period).all()
 
 
@@ -438,6 +474,25 @@ def faults(config: CoreConfig) -> list[tuple[Cause, dict[str, int]]]:
                                   weights=lines - config.rows - 1)),
         (Cause.MISALIGNED_ADDRESS, dict(run_pitch=14, weights=lines, address=slots)),
     ]
+    if config.fold > 1:
+        cases += [
+            (Cause.MISALIGNED_ADDRESS, dict(fold=Fold.TWO)),
+            (Cause.NONE, dict(fold=Fold.TWO, run_pitch=21)),
+            (Cause.WEIGHT_RANGE, dict(fold=Fold.TWO, run_pitch=21,
+                                      weights=lines - config.rows - 2)),
+            (Cause.NONE, dict(fold=Fold.TWO, run_pitch=21, weights=lines - config.rows - 3)),
+            (Cause.WEIGHT_RANGE, dict(fold=Fold.TWO, run_pitch=21, depth=4 * config.rows,
+                                      weights=lines - 2 * config.rows + 1)),
+            (Cause.NONE, dict(fold=Fold.TWO, run_pitch=21, depth=4 * config.rows,
+                              weights=lines - 2 * config.rows))]
+    if config.fold == 4:
+        cases += [
+            (Cause.MISALIGNED_ADDRESS, dict(fold=Fold.FOUR, run_pitch=21)),
+            (Cause.NONE, dict(fold=Fold.FOUR, run_pitch=37, weights=lines - config.rows)),
+            (Cause.WEIGHT_RANGE, dict(fold=Fold.FOUR, run_pitch=37,
+                                      weights=lines - config.rows + 1))]
+    else:
+        cases += [(Cause.UNSUPPORTED_FUNCTION, dict(fold=Fold.FOUR, run_pitch=14, weights=lines))]
     if Precision.FP16 not in config.formats:
         cases += [(Cause.UNSUPPORTED_FORMAT, dict(precision=Precision.FP16, weights=lines)),
                   (Cause.UNSUPPORTED_FORMAT, dict(weight_precision=Precision.BINARY))]

@@ -1,40 +1,64 @@
 """The configuration `rapid`: convolutions on its RTL, every word and every cycle."""
 
+import math
+
 import numpy as np
 import pytest
 from ulpcore.demonstration import compare_network
 from ulpcore.rtl import MemoryModel
+from ulpsim.compiler import compile_network
 from ulpsim.config import RAPID
 from ulpsim.evaluation import evaluate
-from ulpsim.formats import Format
+from ulpsim.formats import Format, Precision
+from ulpsim.isa import Fold
 from ulpsim.network import Network
 from ulpsim.programs import random_codes
 
 
-def convolution(kind: Format, rng: np.random.Generator) -> Network:
-    """3 x 3 from 40 channels to 100 on 9 x 7: nothing is a multiple of what the core takes."""
-    shape = 100, 3, 3, 40
-    weights = (rng.normal(size=shape) if kind.precision.is_float else
-               rng.integers(kind.lowest, kind.highest + 1, shape))
-    step = 1.0 if kind.precision.is_float else 4.0 * kind.highest * np.sqrt(np.prod(shape[1:]))
+def convolutions(kind: Format, rng: np.random.Generator) -> Network:
+    """3 x 3 from 40 channels to 100 on 9 x 7, then to 20 and 1 x 1 to 10: nothing is a multiple of
+    what the core takes, and columns form groups of two and of four. BINARY, which has no zero to
+    fill anything up, to 192 alone."""
+    binary = kind.precision is Precision.BINARY
+    channels, outputs = (48, [192]) if binary else (40, [100, 20, 10])
+    layers, before = [], "image"
+    for number, count in enumerate(outputs):
+        kernel = 3 if number < 2 else 1
+        shape = count, kernel, kernel, channels
+        weights = (rng.normal(size=shape) if kind.precision.is_float else
+                   rng.integers(kind.lowest, kind.highest + 1, shape))
+        step = 1.0 if kind.precision.is_float or binary else 4.0 * kind.highest * math.sqrt(
+            math.prod(shape[1:]))
+        layer = {"name": f"layer{number}", "op": "convolution", "input": before,
+                 "weights": weights, "weight_format": kind.name,
+                 "padding": 0 if binary else kernel // 2}
+        output = {"format": kind.name, "step": step}
+        # The sign of what is not negative says nothing.
+        layers += [layer | {"output": output}] if binary else [
+            layer, {"name": f"result{number}", "op": "relu", "input": layer["name"],
+                    "output": output}]
+        before, channels = layers[-1]["name"], count
     return Network.from_description({
-        "name": "convolution",
-        "input": {"name": "image", "height": 9, "width": 7, "channels": 40, "format": kind.name,
-                  "step": 1.0},
-        "layers": [{"name": "layer", "op": "convolution", "input": "image", "padding": 1,
-                    "weights": weights, "weight_format": kind.name},
-                   {"name": "result", "op": "relu", "input": "layer",
-                    "output": {"format": kind.name, "step": float(step)}}]})
+        "name": "convolutions", "layers": layers,
+        "input": {"name": "image", "height": 9, "width": 7, "channels": 48 if binary else 40,
+                  "format": kind.name, "step": 1.0}})
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("precision", RAPID.formats, ids=lambda p: p.name)
-def test_convolution_agrees(precision, rng):
+def test_convolutions_agree(precision, rng):
     kind = Format(precision)
-    network = convolution(kind, rng)
+    network = convolutions(kind, rng)
     codes = random_codes(rng, kind, (2, *network.input_shape))
     run = compare_network(network, RAPID, codes, model=MemoryModel(latency=30), batch=2)
     assert run.comparison.agree
     assert run.cycles == run.predicted
     assert (run.outputs_rtl == evaluate(network, codes, RAPID)).all()
     assert len(np.unique(run.outputs_rtl)) > 1
+
+
+@pytest.mark.parametrize("precision", RAPID.formats, ids=lambda p: p.name)
+def test_groups_that_the_compiler_finds(precision, rng):
+    program = compile_network(convolutions(Format(precision), rng), RAPID, 2).program
+    found = {Fold(i["fold"]) for i in program if i.name == "MATMUL"}
+    assert found == ({Fold.ONE} if precision is Precision.BINARY else set(Fold))

@@ -22,7 +22,13 @@ SMALL = dataclasses.replace(EDGE, name="small", activation_bytes=1024, weight_by
 TINY = dataclasses.replace(NANO, name="tiny", activation_bytes=2048, weight_bytes=2048)
 BROAD = dataclasses.replace(WIDE, name="broad", activation_bytes=4096, weight_bytes=2048,
                             parameter_columns=32)
-CONFIGS = pytest.mark.parametrize("config", [SMALL, TINY, BROAD], ids=lambda c: c.name)
+FOLDED = dataclasses.replace(BROAD, name="folded", fold=2)
+#: More banks than residues, and fewer rows.
+FOLDED_HIGH = dataclasses.replace(BROAD, name="folded_high", columns=16, lanes=4, special_lanes=16,
+                                  parameter_columns=64, fold=4, activation_bytes=8192)
+FOLDED_LOW = dataclasses.replace(FOLDED_HIGH, name="folded_low", rows=4)
+CONFIGS = pytest.mark.parametrize("config", [SMALL, TINY, BROAD, FOLDED, FOLDED_HIGH,
+                                             FOLDED_LOW], ids=lambda c: c.name)
 
 
 def words(slots: np.ndarray) -> np.ndarray:
@@ -48,7 +54,7 @@ def slots_of(port: np.ndarray, count: int) -> np.ndarray:
 
 @CONFIGS
 def test_activations(config, rng):
-    cycles, size, rows = 6000, config.activation_slots, config.rows
+    cycles, size = 6000, config.activation_slots
     phase = np.arange(cycles) % 4
     enable = rng.random((4, cycles)) < 0.8
     address = rng.integers(0, size, (4, cycles))
@@ -61,8 +67,14 @@ def test_activations(config, rng):
     if choosing:
         touches[3] &= rng.random((cycles, config.banks)) < 0.6
     gather = rng.random(cycles) < 0.8
-    rows_bank = (rng.integers(0, 8, cycles)[:, None] + np.arange(rows)) % 8
-    rows_slot = rng.integers(0, size // 8, (cycles, rows)) * 8 + rows_bank
+    # As many slots as are gathered; beyond those of the groups in use they may be any.
+    groups = 1 << rng.integers(0, len(config.folds), cycles)
+    slots = config.fold * config.rows
+    residues = 8 * groups[:, None]
+    rows_bank = (rng.integers(0, residues) + np.arange(slots)) % residues
+    rows_slot = rng.integers(0, size // residues, (cycles, slots)) * residues + rows_bank
+    used = np.arange(slots) < groups[:, None] * config.rows
+    rows_slot = np.where(used, rows_slot, rng.integers(0, size, (cycles, slots)))
 
     expected_reads, expected_rows, unsafe = {}, {}, np.zeros(cycles, bool)
     memory = np.zeros(size, np.int64)
@@ -73,7 +85,7 @@ def test_activations(config, rng):
         writes = turn in (0, 3) and enable[turn, t]
         if gather[t]:
             unsafe[t] = writes and np.isin(rows_slot[t], touched).any()
-            expected_rows[t] = memory[rows_slot[t]]
+            expected_rows[t] = memory[rows_slot[t, used[t]]]
         if turn in (1, 2) and enable[turn, t]:
             expected_reads[t] = memory[touched]
         elif writes:
@@ -81,6 +93,8 @@ def test_activations(config, rng):
 
     inputs = {"gather_enable": gather,
               "addresses": packed(rows_slot, (size - 1).bit_length())}
+    if config.fold > 1:
+        inputs["gather_groups"] = groups // 2
     for i, name in enumerate(("load", "store", "special_read", "special_write")):
         inputs |= {f"{name}__enable": enable[i], f"{name}__address": address[i]}
         inputs |= {f"{name}__mask": packed(touches[i], 1)} if choosing and i == 3 else \
@@ -90,10 +104,11 @@ def test_activations(config, rng):
     outputs = run_vectors(ActivationScratchpad(config=config), inputs,
                           flush=SCRATCHPAD_READ_LATENCY)
     assert (outputs["phase"][:cycles] == phase).all()
-    gathered = slots_of(outputs["gathered"], rows)
-    for t, slots in expected_rows.items():
+    gathered = slots_of(outputs["gathered"], slots)
+    for t, expected in expected_rows.items():
         if not unsafe[t]:
-            assert (gathered[t + SCRATCHPAD_READ_LATENCY] == slots).all(), t
+            found = gathered[t + SCRATCHPAD_READ_LATENCY, :len(expected)]
+            assert (found == expected).all(), t
     reads = {turn: slots_of(outputs[f"{name}__data"], config.banks)
              for turn, name in ((1, "store"), (2, "special_read"))}
     for t, slots in expected_reads.items():

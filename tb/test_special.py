@@ -12,6 +12,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from test_fixed_point import random_words
 from ulpcore.decoder import unit_layout
+from ulpcore.fold import GroupSums
 from ulpcore.scratchpad import ActivationScratchpad, ParameterMemory, ScratchpadWrite
 from ulpcore.simulation import run_vectors
 from ulpcore.special import Special
@@ -20,7 +21,7 @@ from ulpsim.cycles_special import special_cycles, vectors_at_once
 from ulpsim.fixed_point import words
 from ulpsim.formats import FORMATS, Format, Precision
 from ulpsim.interpreter import Machine
-from ulpsim.isa import INDEX_BITS, Cause, Function, Instruction, Pool, Source, Unit
+from ulpsim.isa import INDEX_BITS, Cause, Fold, Function, Instruction, Pool, Source, Unit
 from wide import WIDE
 
 _SMALL = {"activation_bytes": 4096, "accumulator_depth": 64, "parameter_columns": 32}
@@ -42,6 +43,15 @@ _CONFIGS = {
     "everything": dataclasses.replace(EDGE, name="everything", formats=tuple(Precision), **_SMALL),
     "everything_wide": dataclasses.replace(WIDE, name="everything_wide",
                                            formats=tuple(Precision), **_SMALL),
+    "folded": dataclasses.replace(WIDE, name="folded", fold=2, formats=tuple(Precision), **_SMALL),
+    "folded_four": dataclasses.replace(WIDE, name="folded_four", columns=8, special_lanes=8, fold=4,
+                                       formats=(Precision.FP16, Precision.INT8, Precision.INT2),
+                                       **_SMALL),
+    "folded_drain": dataclasses.replace(WIDE, name="folded_drain", columns=8, special_lanes=16,
+                                        fold=4, formats=(Precision.FP16,), special_functions=False,
+                                        **_SMALL),
+    "folded_integers": dataclasses.replace(NANO, name="folded_integers", lanes=4, special_lanes=8,
+                                           fold=4, **_SMALL),
     "backward": dataclasses.replace(EDGE, name="backward",
                                     formats=(Precision.FP16, Precision.E5M2), **_SMALL,
                                     special_functions=False),
@@ -96,6 +106,13 @@ class _Bench(wiring.Component):
         m.submodules.special = ResetInserter(self.clear)(special)
         m.submodules.scratchpad = scratchpad = ActivationScratchpad(config=config)
         m.submodules.parameters = parameters = ParameterMemory(config=config)
+        sums: Value = Value.cast(special.accumulators)
+        if config.fold > 1:
+            m.submodules.groups = groups = GroupSums(config=config)
+            sums = Value.cast(groups.sums)
+            m.d.comb += [
+                groups.phase.eq(scratchpad.phase), groups.fold.eq(special.fold),
+                groups.is_float.eq(special.fold_is_float), special.accumulators.eq(groups.folded)]
         quarter = config.quarter * 32
         for i in range(config.phases):
             m.submodules[f"accumulators_{i}"] = accumulators = Memory(
@@ -107,7 +124,7 @@ class _Bench(wiring.Component):
                 write.addr.eq(self.accumulator_address),
                 write.data.eq(self.accumulator_data[i * quarter:(i + 1) * quarter]),
                 read.addr.eq(address if config.special_vectors == 1 else address[i]),
-                Value.cast(special.accumulators)[i * quarter:(i + 1) * quarter].eq(read.data),
+                sums[i * quarter:(i + 1) * quarter].eq(read.data),
             ]
         wiring.connect(m, wiring.flipped(self.instructions), special.instructions)
         wiring.connect(m, wiring.flipped(self.load), scratchpad.load)
@@ -298,6 +315,11 @@ def _random_instruction(rng: np.random.Generator, config: CoreConfig, output: Fo
             accumulator_strides, window_strides = rng.integers(0, 60, 3), rng.integers(0, 60, 2)
             accumulator_strides[2] = distance(accumulator_strides[2], source)
             accumulator = rng.integers(0, room - 500)
+    if values.get("source", Source.ACCUMULATORS) is Source.ACCUMULATORS \
+            and not values.get("reduce"):
+        most = max(f.precision.per_slot for f in (output, residual or output))
+        values["fold"] = rng.choice(np.array([
+            f for f in config.folds if f.groups * most <= config.column_lanes], object))
     return Instruction(
         "SPECIAL", float_accumulator=is_float, relu=rng.integers(2), clip=rng.integers(2),
         residual=residual is not None, pool=pool,
@@ -502,6 +524,20 @@ def _fault_cases(config: CoreConfig) -> list[tuple[dict, Cause]]:
               for p in Precision if not p.is_integer),
             *(({**source, "source_precision": p}, Cause.UNSUPPORTED_FORMAT)
               for p in unsupported)]
+    cases += [({"fold": fold}, Cause.NONE if fold in config.folds else Cause.UNSUPPORTED_FUNCTION)
+              for fold in Fold]
+    for fold in config.folds[1:]:
+        length = outputs // fold.groups // Precision.INT8.per_slot
+        cases += [
+            ({"fold": fold, "address": slots - 16 - length}, Cause.NONE),
+            ({"fold": fold, "address": slots - 16 - length + 1}, Cause.ACTIVATION_RANGE),
+            ({"fold": fold,
+              "parameters": config.parameter_columns - outputs + config.special_lanes},
+             Cause.PARAMETER_RANGE),
+            ({"fold": fold, "reduce": 1}, Cause.ILLEGAL_INSTRUCTION),
+            ({"fold": fold, "source": Source.ROWS}, Cause.ILLEGAL_INSTRUCTION),
+            *(({"fold": fold, "output_precision": p}, Cause.NONE if p.per_slot * fold.groups
+               <= outputs else Cause.UNSUPPORTED_FORMAT) for p in config.special_formats)]
     if not (config.has_float and config.has_integer):
         cases.append(({"float_accumulator": not config.has_float}, Cause.UNSUPPORTED_FORMAT))
     return cases

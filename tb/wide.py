@@ -12,3 +12,5 @@ WIDE = dataclasses.replace(EDGE, name="wide", columns=4, lanes=4, special_lanes=
                            bus_bytes=16)
 #: The same with every format there is.
 EVERY = dataclasses.replace(WIDE, name="every", formats=tuple(Precision))
+#: With columns that can form groups.
+FOLDED = dataclasses.replace(WIDE, name="folded", fold=4)

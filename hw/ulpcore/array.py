@@ -36,6 +36,9 @@ class Array(wiring.Component):
     So tiles of `config.minimum_tile_period` vectors or more follow each other without a gap, each
     with a precision and signs of its own.
 
+    The columns are in `config.fold` groups, from the first to the last: each group has `rows` slots
+    of the vector to itself. Slots that several groups share are given for each of them.
+
     Parameters
     ----------
     config
@@ -43,10 +46,10 @@ class Array(wiring.Component):
 
     Members
     -------
-    vector : In(rows x 16)
-        Slot r meets the weights of row r.
-    mask : In(rows)
-        Rows whose slot counts; those of the others are taken as zero.
+    vector : In(fold * rows x 16)
+        Slot g * rows + r meets the weights of row r in the columns of group g.
+    mask : In(fold * rows)
+        Which slots count; the others are taken as zero.
     valid, swap : In(1)
         A vector is given; it is the first one of a tile of weights.
     precision : In(3), activation_signed, vector_weight_signed : In(1)
@@ -78,8 +81,8 @@ class Array(wiring.Component):
         self.config = config
         address = range(config.accumulator_depth)
         super().__init__({
-            "vector": In(data.ArrayLayout(SLOT_BITS, config.rows)),
-            "mask": In(config.rows),
+            "vector": In(data.ArrayLayout(SLOT_BITS, config.fold * config.rows)),
+            "mask": In(config.fold * config.rows),
             "valid": In(1),
             "swap": In(1),
             "precision": In(PRECISION_BITS),
@@ -131,46 +134,57 @@ class Array(wiring.Component):
             return value
 
         # West: row r is delayed r * stages cycles, then packed into a register. A slot that does
-        # not count is zeroed first: the slot 0 is zero in every precision.
-        activations, controls = [], []
-        offset: Value | None = None
-        way = Cat(self.precision, self.activation_signed,
-                  Mode.of(self.precision, self.activation_signed,
-                          self.vector_weight_signed).as_value())
+        # not count is zeroed first: the slot 0 is zero in every precision. A group of columns has
+        # a west of its own, later by the columns before it.
+        activations, controls, offsets = [], [], []
+        given_way = Cat(self.precision, self.activation_signed,
+                        Mode.of(self.precision, self.activation_signed,
+                                self.vector_weight_signed).as_value())
         swap: Value = self.valid & self.swap
-        for row in range(rows):
-            if row:
-                way = delay(way, stages, f"way_{row}")
-                swap = delay(swap, stages, f"swap_{row}", reset_less=False)
-            packer = Packer(formats=config.formats, weights=False)
-            m.submodules[f"pack_row{row}"] = once(platform, packer, f"{config.name}_pack_row")
-            slot = delay(self.vector[row] & self.mask[row].replicate(SLOT_BITS), row * stages,
-                         f"slot_{row}")
-            m.d.comb += [
-                packer.slot.eq(slot),
-                packer.precision.eq(way[:PRECISION_BITS]),
-                packer.is_signed.eq(way[PRECISION_BITS]),
-                packer.forward_bias.eq(self.forward_bias),
-            ]
-            if config.has_integer:
-                slot_offset = SlotOffset(config=config)
-                m.submodules[f"offset_row{row}"] = once(platform, slot_offset,
-                                                        f"{config.name}_slot_offset")
+        for group in range(config.fold):
+            suffix, skew = f"_of_group_{group}" if group else "", group * columns // config.fold
+            offset: Value | None = None
+            way = delay(given_way, skew, f"way{suffix}")
+            for row in range(rows):
+                index = group * rows + row
+                if row:
+                    way = delay(way, stages, f"way_{row}{suffix}")
+                if row and not group:
+                    swap = delay(swap, stages, f"swap_{row}", reset_less=False)
+                packer = Packer(formats=config.formats, weights=False)
+                m.submodules[f"pack_row{index}"] = once(platform, packer,
+                                                        f"{config.name}_pack_row")
+                slot = delay(self.vector[index] & self.mask[index].replicate(SLOT_BITS),
+                             row * stages + skew, f"slot_{index}")
                 m.d.comb += [
-                    slot_offset.slot.eq(slot),
-                    slot_offset.counts.eq(delay(self.mask[row], row * stages, f"counts_{row}")),
-                    slot_offset.precision.eq(way[:PRECISION_BITS]),
-                    slot_offset.is_signed.eq(way[PRECISION_BITS]),
+                    packer.slot.eq(slot),
+                    packer.precision.eq(way[:PRECISION_BITS]),
+                    packer.is_signed.eq(way[PRECISION_BITS]),
+                    packer.forward_bias.eq(self.forward_bias),
                 ]
-                more = delay(slot_offset.offset, 1, f"offset_of_row_{row}")
-                if offset is not None:
-                    before = delay(offset, stages - 1, f"offset_before_{row}")
-                    more = (more + before)[:len(more)].as_signed()
-                offset = delay(more, 1, f"offset_{row}")
-            activations.append(delay(packer.packed, 1, f"activation_{row}"))
-            control = Signal(Control, name=f"control_{row}")
-            m.d.sync += [control.swap.eq(swap), control.mode.eq(way[PRECISION_BITS + 1:])]
-            controls.append(control)
+                if config.has_integer:
+                    slot_offset = SlotOffset(config=config)
+                    m.submodules[f"offset_row{index}"] = once(platform, slot_offset,
+                                                              f"{config.name}_slot_offset")
+                    m.d.comb += [
+                        slot_offset.slot.eq(slot),
+                        slot_offset.counts.eq(delay(self.mask[index], row * stages + skew,
+                                                    f"counts_{index}")),
+                        slot_offset.precision.eq(way[:PRECISION_BITS]),
+                        slot_offset.is_signed.eq(way[PRECISION_BITS]),
+                    ]
+                    more = delay(slot_offset.offset, 1, f"offset_of_row_{index}")
+                    if offset is not None:
+                        before = delay(offset, stages - 1, f"offset_before_{index}")
+                        more = (more + before)[:len(more)].as_signed()
+                    offset = delay(more, 1, f"offset_{index}")
+                activations.append(delay(packer.packed, 1, f"activation_{index}"))
+                if group:
+                    continue
+                control = Signal(Control, name=f"control_{row}")
+                m.d.sync += [control.swap.eq(swap), control.mode.eq(way[PRECISION_BITS + 1:])]
+                controls.append(control)
+            offsets.append(offset)
 
         # North: column c is delayed c cycles, then widened into a register and packed into another.
         weights, loads = [], []
@@ -222,6 +236,9 @@ class Array(wiring.Component):
         for row in range(rows):
             activation, control = activations[row], controls[row]
             for column in range(columns):
+                group, place = divmod(column * config.fold, columns)
+                if group and not place:
+                    activation = activations[group * rows + row]
                 element = ProcessingElement(config=config)
                 m.submodules[f"element_{row}_{column}"] = once(platform, element,
                                                                f"{config.name}_element")
@@ -248,7 +265,7 @@ class Array(wiring.Component):
             is_binary = self.precision == Precision.BINARY.value
             doubled = delay(Cat(self.vector_odd | is_binary, is_binary), self.latency, "doubled")
             late = self.latency - ((rows - 1) * stages + 2)
-            offset = Mux(doubled[0], delay(offset, late, "offset"), 0)
+            offset = Mux(doubled[0], delay(offsets[0], late, "offset"), 0)
         sideband = Cat(self.address, self.overwrite, self.last, self.post)
         m.d.comb += [
             self.sum_valid.eq(delay(self.valid, self.latency, "valid", reset_less=False)),
@@ -261,7 +278,11 @@ class Array(wiring.Component):
                 is_float = delay(is_float, 1, f"is_float_column{column}")
             if config.has_integer and column:
                 doubled = delay(doubled, 1, f"doubled_column{column}")
-                offset = delay(offset, 1, f"offset_column{column}")
+                group, place = divmod(column * config.fold, columns)
+                if group and not place:
+                    offset = Mux(doubled[0], delay(offsets[group], late, f"offset_{group}"), 0)
+                else:
+                    offset = delay(offset, 1, f"offset_column{column}")
             for lane in range(config.lanes):
                 south = north[column][lane]
                 if config.has_float:

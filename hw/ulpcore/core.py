@@ -9,6 +9,7 @@ from .accumulators import Accumulators
 from .array import Array
 from .bus import AXI4Lite, AXI4Read, AXI4Write
 from .execute import Execute
+from .fold import GroupSums
 from .load import Load
 from .registers import Registers
 from .scratchpad import (
@@ -113,7 +114,12 @@ class Core(wiring.Component):
             m.d.comb += [bias.coming.eq(registers.forward_bias),
                          block.forward_bias.eq(bias.present)]
         self._connect_array(m, execute, array, accumulators, activations, weights)
-        self._connect_special(m, special, accumulators, activations, parameters)
+        groups = None
+        if config.fold > 1:
+            groups = GroupSums(config=config)
+            m.submodules.groups = clear(groups)
+            m.d.comb += activations.gather_groups.eq(execute.gather_groups)
+        self._connect_special(m, special, accumulators, groups, activations, parameters)
         return m
 
     @staticmethod
@@ -182,13 +188,22 @@ class Core(wiring.Component):
         ]
 
     @staticmethod
-    def _connect_special(m, special, accumulators, activations, parameters) -> None:
+    def _connect_special(m, special, accumulators, groups, activations, parameters) -> None:
         wiring.connect(m, special.activation_read, activations.special_read)
         wiring.connect(m, special.activation_write, activations.special_write)
         m.d.comb += [
             accumulators.read_address.eq(special.accumulator_address),
-            special.accumulators.eq(accumulators.read_data),
             parameters.read_enable.eq(special.parameter_enable),
             parameters.read_line.eq(special.parameter_line),
             special.parameters.eq(parameters.read_data),
+        ]
+        if groups is None:
+            m.d.comb += special.accumulators.eq(accumulators.read_data)
+            return
+        m.d.comb += [
+            groups.phase.eq(activations.phase),
+            groups.fold.eq(special.fold),
+            groups.is_float.eq(special.fold_is_float),
+            groups.sums.eq(accumulators.read_data),
+            special.accumulators.eq(groups.folded),
         ]

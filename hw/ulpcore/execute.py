@@ -1,5 +1,6 @@
 """The execute unit: runs MATMUL by feeding weights and vectors of activations to the array."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
@@ -31,6 +32,8 @@ _OUTSTANDING = 16
 class Execute(wiring.Component):
     """Runs MATMUL: K in tiles of `rows` slots, all vectors of a tile one after the other.
 
+    With F groups of columns a tile has F times `rows` slots; "rows" below are as many then.
+
     Two parts work side by side. The walker takes an instruction and finds the offsets of a tile's
     rows, one a cycle. The feeder begins a tile when its offsets are known: it reads the tile's
     lines of weights, one a cycle, and one vector a cycle, whose rows lie at the vector's address
@@ -41,10 +44,10 @@ class Execute(wiring.Component):
 
     - An instruction is taken when the last tile of the one before begins, or later when it comes
       later. Its first tile begins `rows` + 1 cycles after that at the earliest.
-    - The next tile begins max(M, `minimum_tile_period`) cycles after F, at the earliest. There is
-      one exception: the first tile of an instruction that accumulates from another `accumulator`
-      on than its predecessor waits for the predecessor's last vector, until
-      M + `accumulate_latency` - 1 cycles after F.
+    - The next tile begins max(M, `minimum_tile_period`) cycles after F, at the earliest, and
+      `rows` + 1 cycles after F if it is of the same instruction. There is one exception: the first
+      tile of an instruction that accumulates from another `accumulator` on than its predecessor
+      waits for the predecessor's last vector, until M + `accumulate_latency` - 1 cycles after F.
     - The weights of row r are given to the array in F + `VECTOR_LATENCY` - 2 + r, vector m in
       F + `VECTOR_LATENCY` + m.
 
@@ -52,10 +55,10 @@ class Execute(wiring.Component):
     same as a recurrence over instructions.
 
     Faults, the first one of this order: ILLEGAL_INSTRUCTION, UNSUPPORTED_FORMAT,
-    MISALIGNED_ADDRESS, WEIGHT_RANGE are seen before the first vector; ACCUMULATOR_RANGE in the
-    first tile, at the vector that has no accumulator; ACTIVATION_RANGE at the end of the first
-    tile with a row beyond the scratchpad. Vectors before that one have reached the array then;
-    those from there on do not. Earlier instructions are finished.
+    UNSUPPORTED_FUNCTION, MISALIGNED_ADDRESS, WEIGHT_RANGE are seen before the first vector;
+    ACCUMULATOR_RANGE in the first tile, at the vector that has no accumulator; ACTIVATION_RANGE at
+    the end of the first tile with a row beyond the scratchpad. Vectors before that one have reached
+    the array then; those from there on do not. Earlier instructions are finished.
 
     Parameters
     ----------
@@ -66,7 +69,8 @@ class Execute(wiring.Component):
     -------
     instructions, retired, retired_post, fault, fault_cause, fault_index, busy, stop
         The unit interface.
-    gather_enable : Out(1), gather_addresses : Out(rows addresses), gathered : In(rows slots)
+    gather_enable : Out(1), gather_addresses : Out(fold * rows addresses), gather_groups : Out(2),
+    gathered : In(fold * rows slots)
         Gather port of the `ActivationScratchpad`.
     weight_read_enable : Out(1), weight_read_line : Out, weight_read_data : In(N slots)
         Read port of the `WeightScratchpad`.
@@ -89,6 +93,7 @@ class Execute(wiring.Component):
     stop: Signal
     gather_enable: Signal
     gather_addresses: Any
+    gather_groups: Signal
     gathered: Any
     weight_read_enable: Signal
     weight_read_line: Signal
@@ -119,17 +124,18 @@ class Execute(wiring.Component):
         self.config = require_config(config)
         self.slot_bits = exact_log2(config.activation_slots)
         self.accumulator_bits = exact_log2(config.accumulator_depth)
-        rows = config.rows
+        rows, slots = config.rows, config.fold * config.rows
         line = data.ArrayLayout(SLOT_BITS, config.column_lanes)
         super().__init__({
             **unit_members(Unit.EXECUTE, config),
             "gather_enable": Out(1),
-            "gather_addresses": Out(data.ArrayLayout(unsigned(self.slot_bits), rows)),
-            "gathered": In(data.ArrayLayout(SLOT_BITS, rows)),
+            "gather_addresses": Out(data.ArrayLayout(unsigned(self.slot_bits), slots)),
+            **({"gather_groups": Out(2)} if config.fold > 1 else {}),
+            "gathered": In(data.ArrayLayout(SLOT_BITS, slots)),
             "weight_read_enable": Out(1),
             "weight_read_line": Out(range(config.weight_lines)),
             "weight_read_data": In(line),
-            "vector": Out(data.ArrayLayout(SLOT_BITS, rows)), "mask": Out(rows),
+            "vector": Out(data.ArrayLayout(SLOT_BITS, slots)), "mask": Out(slots),
             "valid": Out(1), "swap": Out(1), "precision": Out(PRECISION_BITS),
             "activation_signed": Out(1), "vector_weight_signed": Out(1), "vector_odd": Out(1),
             "address": Out(self.accumulator_bits), "overwrite": Out(1),
@@ -186,20 +192,50 @@ class Execute(wiring.Component):
         m.d.comb += [
             self.gather_enable.eq(feeder.sent_valid),
             self.gather_addresses.eq(feeder.slots),
-            self.vector.eq(self.gathered),
             self.valid.eq(_delay(m, feeder.sent_valid, SCRATCHPAD_READ_LATENCY, "valid")),
             self.weight_read_enable.eq(reader.enable),
             self.weight_read_line.eq(reader.line),
-            self.weights.eq(self.weight_read_data),
             self.weight_valid.eq(_delay(m, reader.valid, WEIGHT_READ_LATENCY, "weight_valid")),
         ]
         sent = _delay(m, feeder.sent, SCRATCHPAD_READ_LATENCY, "sent")
         row = _delay(m, reader.row, WEIGHT_READ_LATENCY, "row")
+        if self.config.fold > 1:
+            m.d.comb += self.gather_groups.eq(feeder.sent.fold)
+        self._share(m, sent, row)
         m.d.comb += [getattr(self, name).eq(getattr(sent, name)) for name in (
-            "mask", "swap", "precision", "activation_signed", "vector_weight_signed", "vector_odd",
+            "swap", "precision", "activation_signed", "vector_weight_signed", "vector_odd",
             "address", "overwrite", "last", "post")]
         m.d.comb += [getattr(self, name).eq(getattr(row, name)) for name in (
             "weight_row", "weight_precision", "weight_target", "weight_signed", "weight_part")]
+
+
+    def _share(self, m: Module, sent: Any, row: Any) -> None:
+        """Give each of `fold` groups of columns the slots that it works on. Of a line of weights
+        only those columns count that have a slot in this row."""
+        config, rows = self.config, self.config.rows
+        if config.fold == 1:
+            m.d.comb += [self.vector.eq(self.gathered), self.mask.eq(sent.mask),
+                         self.weights.eq(self.weight_read_data)]
+            return
+        columns = config.column_lanes // config.fold
+        for group in range(config.fold):
+            slots, masks = ([_choose_group(config, group, sent.fold, [
+                part[i * rows + r] for i in range(config.fold)]) for r in range(rows)]
+                for part in (self.gathered, sent.mask))
+            for r in range(rows):
+                m.d.comb += [self.vector[group * rows + r].eq(slots[r]),
+                             self.mask[group * rows + r].eq(masks[r])]
+            for n in range(group * columns, (group + 1) * columns):
+                m.d.comb += self.weights[n].eq(
+                    self.weight_read_data[n] & row.counts[group].replicate(SLOT_BITS))
+
+
+def _choose_group(config: CoreConfig, group: int, fold: Value, values: Sequence[Value]) -> Value:
+    """What the columns of a group get of `values`, one for each of the groups in use."""
+    chosen = values[0]
+    for used in config.folds[1:]:
+        chosen = Mux(fold == used.value, values[group * used.groups // config.fold], chosen)
+    return chosen
 
 
 def _delay(m: Module, value: Any, cycles: int, name: str) -> Any:
@@ -231,8 +267,8 @@ def _tile_layout(config: CoreConfig) -> data.StructLayout:
     offset = unsigned(exact_log2(config.activation_slots) + 1)
     return data.StructLayout({
         "instruction": unit_layout(Unit.EXECUTE, config),
-        "offsets": data.ArrayLayout(offset, config.rows),
-        "mask": unsigned(config.rows),
+        "offsets": data.ArrayLayout(offset, config.fold * config.rows),
+        "mask": unsigned(config.fold * config.rows),
         "first": 1,
         "last": 1,
         "cause": unsigned(8),
@@ -240,7 +276,7 @@ def _tile_layout(config: CoreConfig) -> data.StructLayout:
 
 
 class _Walker(wiring.Component):
-    """Takes instructions and finds the tiles of each, in `rows` + 1 cycles a tile."""
+    """Takes instructions and finds the tiles of each, in a cycle a slot and one more a tile."""
 
     instructions: Any
     tiles: Any
@@ -256,11 +292,11 @@ class _Walker(wiring.Component):
         m = Module()
         config, tile = self.config, self.tiles.payload
         instruction: Any = Signal(self.instructions.payload.shape())
-        offsets, mask = Signal(tile.offsets.shape()), Signal(config.rows)
+        offsets, mask = Signal(tile.offsets.shape()), Signal(len(tile.mask))
         first = Signal()
         taken = self.instructions.valid & self.instructions.ready
         left = Signal(len(instruction.depth))
-        row = Signal(range(config.rows))
+        row = Signal(range(config.fold * config.rows))
         m.submodules.window = window = WindowWalker(width=exact_log2(config.activation_slots))
         m.d.comb += [
             window.start.eq(taken),
@@ -268,7 +304,7 @@ class _Walker(wiring.Component):
             window.run_pitch.eq(instruction.run_pitch),
             tile.instruction.eq(instruction),
             tile.offsets.eq(offsets),
-            tile.mask.eq(mask),
+            tile.mask.eq(mask & self._in_use(instruction)),
             tile.first.eq(first),
             tile.cause.eq(self._cause(m, instruction)),
         ]
@@ -278,17 +314,17 @@ class _Walker(wiring.Component):
                 with m.If(taken):
                     m.next = "WALK"
             with m.State("WALK"):
-                # Offsets move in from the far end: after `rows` steps each is in its place.
+                # Offsets move in from the far end: after as many steps each is in its place.
                 m.d.comb += window.step.eq(1)
                 m.d.sync += [
-                    Cat(offsets).eq(Cat(Cat(offsets)[len(window.offset):], window.offset)),
-                    mask.eq(Cat(mask[1:], left != 0)),
+                    Cat(offsets).eq(self._moved_in(instruction, list(offsets), window.offset)),
+                    mask.eq(self._moved_in(instruction, list(mask), left != 0)),
                     row.eq(row + 1),
                 ]
                 m.d.sync += tile.last.eq(~left[1:].any())
                 with m.If(left != 0):
                     m.d.sync += left.eq(left - 1)
-                with m.If(row == config.rows - 1):
+                with m.If(row == self._last_slot(instruction)):
                     m.next = "READY"
             with m.State("READY"):
                 m.d.comb += self.tiles.valid.eq(1)
@@ -307,6 +343,39 @@ class _Walker(wiring.Component):
             ]
         return m
 
+    def _last_slot(self, instruction: Any) -> Value:
+        """Slots of a tile, less 1."""
+        last: Value = Const(self.config.rows - 1)
+        for fold in self.config.folds[1:]:
+            last = Mux(instruction.fold == fold.value, fold.groups * self.config.rows - 1, last)
+        return last
+
+    def _in_use(self, instruction: Any) -> Value:
+        """The slots of a tile."""
+        if self.config.fold == 1:
+            return Const(-1, self.config.rows)
+        return Cat(slot <= self._last_slot(instruction)
+                   for slot in range(self.config.fold * self.config.rows))
+
+    def _moved_in(self, instruction: Any, values: list[Value], new: Value) -> Value:
+        """The values of a tile's slots, each moved on by one, and a new one for the last slot."""
+        moved = [*values[1:], new]
+        for fold in self.config.folds[:-1]:
+            last = fold.groups * self.config.rows - 1
+            moved[last] = Mux(instruction.fold == fold.value, new, moved[last])
+        return Cat(moved)
+
+    def _lines(self, instruction: Any) -> Value:
+        """Slots of K of the first group of columns, less 1."""
+        last = (instruction.depth - 1)[:len(instruction.depth)]
+        low, lines = exact_log2(self.config.rows), last
+        for fold in self.config.folds[1:]:
+            high = low + fold.value
+            beyond = last[low:high].any()
+            lines = Mux(instruction.fold == fold.value,
+                        Cat(last[:low] | beyond.replicate(low), last[high:]), lines)
+        return lines
+
     def _cause(self, m: Module, instruction: Any) -> Value:
         """What is wrong with the instruction itself, three cycles after it was taken."""
         config = self.config
@@ -321,16 +390,20 @@ class _Walker(wiring.Component):
             for p in Precision).any()
         known = is_any(precision, config.formats) & is_any(weight_precision, config.formats)
         low = exact_log2(config.residues)
-        gap = instruction.run_pitch[:low] - instruction.run_length[:low]
+        bits = low + exact_log2(config.fold)
+        gap = instruction.run_pitch[:bits] - instruction.run_length[:bits]
+        uneven = gap[:low].any()
+        for fold in config.folds[1:]:
+            uneven |= (instruction.fold >= fold.value) & gap[low + fold.value - 1]
         # Lines of weights after the first one.
         lines = Signal(len(instruction.depth))
-        m.d.sync += lines.eq((instruction.depth - 1) >> _ratio_log2(instruction, config))
+        m.d.sync += lines.eq(self._lines(instruction) >> _ratio_log2(instruction, config))
         last_line = instruction.weights + lines
         rules = [
             (~fits | means_nothing, Cause.ILLEGAL_INSTRUCTION),
             (~known, Cause.UNSUPPORTED_FORMAT),
-            ((instruction.depth > instruction.run_length) & gap[:low].any(),
-             Cause.MISALIGNED_ADDRESS),
+            (instruction.fold > config.folds[-1].value, Cause.UNSUPPORTED_FUNCTION),
+            ((instruction.depth > instruction.run_length) & uneven, Cause.MISALIGNED_ADDRESS),
             (last_line[exact_log2(config.weight_lines):].any(), Cause.WEIGHT_RANGE),
         ]
         cause: Value = Const(Cause.NONE.value, 8)
@@ -362,15 +435,17 @@ class _Feeder(wiring.Component):
         self.slot_bits = exact_log2(config.activation_slots)
         self.accumulator_bits = exact_log2(config.accumulator_depth)
         self.sideband = data.StructLayout({
-            "mask": unsigned(config.rows), "swap": 1, "precision": unsigned(PRECISION_BITS),
+            "mask": unsigned(config.fold * config.rows), "swap": 1,
+            "precision": unsigned(PRECISION_BITS),
             "activation_signed": 1, "vector_weight_signed": 1, "vector_odd": 1,
             "address": unsigned(self.accumulator_bits), "overwrite": 1, "last": 1,
             "post": unsigned(len(Unit)), "index": unsigned(INDEX_BITS),
+            **({"fold": unsigned(2)} if config.fold > 1 else {}),
         })
         super().__init__({
             "tiles": In(stream.Signature(_tile_layout(config))),
             "halt": In(1),
-            "slots": Out(data.ArrayLayout(unsigned(self.slot_bits), config.rows)),
+            "slots": Out(data.ArrayLayout(unsigned(self.slot_bits), config.fold * config.rows)),
             "sent": Out(self.sideband),
             "sent_valid": Out(1),
             "failed": Out(1), "cause": Out(8),
@@ -435,14 +510,15 @@ class _Feeder(wiring.Component):
         config, instruction = self.config, tile.instruction
         valid, ends = Signal(), Signal()
         cause = Signal(8)
-        addresses = [Signal(self.slot_bits + 1, name=f"address_{r}") for r in range(config.rows)]
+        addresses = [Signal(self.slot_bits + 1, name=f"address_{i}")
+                     for i in range(config.fold * config.rows)]
         accumulator_beyond = Signal()
         m.d.sync += [
             valid.eq(active),
             ends.eq(loop.last),
             cause.eq(tile.cause),
-            *(address.eq(saturating_add(loop.address, tile.offsets[r], self.slot_bits))
-              for r, address in enumerate(addresses)),
+            *(address.eq(saturating_add(loop.address, tile.offsets[i], self.slot_bits))
+              for i, address in enumerate(addresses)),
             accumulator_beyond.eq(accumulator[-1]),
             self.sent.mask.eq(tile.mask),
             self.sent.swap.eq(loop.first),
@@ -455,6 +531,7 @@ class _Feeder(wiring.Component):
             self.sent.last.eq(tile.last & loop.last),
             self.sent.post.eq(instruction.post),
             self.sent.index.eq(instruction.index),
+            *([self.sent.fold.eq(instruction.fold)] if config.fold > 1 else []),
         ]
         # A slot beyond the scratchpad is reported when the tile ends: all its vectors have passed
         # the check for accumulators then.
@@ -468,7 +545,7 @@ class _Feeder(wiring.Component):
                                                  | (ends & (beyond | beyond_before)))),
             self.sent_valid.eq(valid & ~self.halt & (cause == 0) & ~accumulator_beyond
                                & ~beyond & ~beyond_before),
-            *(self.slots[r].eq(address) for r, address in enumerate(addresses)),
+            *(self.slots[i].eq(address) for i, address in enumerate(addresses)),
         ]
         with m.If(valid & beyond):
             m.d.sync += beyond_before.eq(1)
@@ -490,6 +567,7 @@ class _WeightReader(wiring.Component):
             "weight_row": range(config.rows), "weight_precision": unsigned(PRECISION_BITS),
             "weight_target": unsigned(PRECISION_BITS), "weight_signed": 1,
             "weight_part": unsigned(PART_BITS),
+            **({"counts": unsigned(config.fold)} if config.fold > 1 else {}),
         })
         super().__init__({
             "begin": In(1), "tile": In(_tile_layout(config)),
@@ -502,6 +580,9 @@ class _WeightReader(wiring.Component):
         config = self.config
         active, line, row = self.valid, self.line, self.row
         mask = Signal(config.rows)
+        # Of the groups of columns beside the first one, which never has fewer slots.
+        masks = [mask, *(Signal(config.rows, name=f"mask_{group}")
+                         for group in range(1, config.fold))]
         # Parts of a slot, less 1.
         parts = Signal(PART_BITS)
         with m.If(active):
@@ -510,7 +591,10 @@ class _WeightReader(wiring.Component):
                 m.d.sync += line.eq(line + 1)
         with m.If(self.begin):
             instruction = self.tile.instruction
-            m.d.sync += [active.eq(1), row.weight_row.eq(0), mask.eq(self.tile.mask),
+            m.d.sync += [active.eq(1), row.weight_row.eq(0),
+                         *(each.eq(_choose_group(config, group, instruction.fold, [
+                             self.tile.mask[i * config.rows:(i + 1) * config.rows]
+                             for i in range(config.fold)])) for group, each in enumerate(masks)),
                          row.weight_precision.eq(instruction.weight_precision),
                          row.weight_target.eq(instruction.precision),
                          row.weight_signed.eq(instruction.weight_signed)]
@@ -518,8 +602,11 @@ class _WeightReader(wiring.Component):
                 m.d.sync += [line.eq(instruction.weights), row.weight_part.eq(0),
                              parts.eq((1 << _ratio_log2(instruction, config)) - 1)]
         with m.Elif(active):
-            m.d.sync += [row.weight_row.eq(row.weight_row + 1), mask.eq(mask >> 1)]
+            m.d.sync += [row.weight_row.eq(row.weight_row + 1),
+                         *(each.eq(each >> 1) for each in masks)]
             with m.If(row.weight_row == config.rows - 1):
                 m.d.sync += active.eq(0)
         m.d.comb += self.enable.eq(active & mask[0])
+        if config.fold > 1:
+            m.d.comb += row.counts.eq(Cat(each[0] for each in masks))
         return m

@@ -123,10 +123,13 @@ class ActivationScratchpad(wiring.Component):
 
     Members
     -------
-    gather_enable : In(1), addresses : In(rows slot addresses)
-        Read one slot a row. The rows must lie apart: address r is address 0 plus r modulo 8.
-    gathered : Out(rows slots)
-        The rows' slots, `SCRATCHPAD_READ_LATENCY` cycles later.
+    gather_enable : In(1), addresses : In(fold * rows slot addresses)
+        Read one slot a row for each group of columns. They must lie apart: with F groups in use,
+        address i is address 0 plus i modulo 8 F. Those of other groups do not matter.
+    gather_groups : In(2)
+        log2 of F; with `fold` only.
+    gathered : Out(fold * rows slots)
+        The slots, `SCRATCHPAD_READ_LATENCY` cycles later.
     phase : Out(2)
         Whose turn it is at the shared port.
     load, special_write : In(ScratchpadWrite()), store, special_read : In(ScratchpadRead())
@@ -136,6 +139,7 @@ class ActivationScratchpad(wiring.Component):
 
     gather_enable: Signal
     addresses: Any
+    gather_groups: Signal
     gathered: Any
     phase: Signal
     load: Any
@@ -146,10 +150,12 @@ class ActivationScratchpad(wiring.Component):
     def __init__(self, *, config: CoreConfig) -> None:
         self.config = require_config(config)
         self.slot_bits = exact_log2(config.activation_slots)
+        slots = config.fold * config.rows
         super().__init__({
             "gather_enable": In(1),
-            "addresses": In(data.ArrayLayout(unsigned(self.slot_bits), config.rows)),
-            "gathered": Out(data.ArrayLayout(SLOT_BITS, config.rows)),
+            "addresses": In(data.ArrayLayout(unsigned(self.slot_bits), slots)),
+            **({"gather_groups": In(2)} if config.fold > 1 else {}),
+            "gathered": Out(data.ArrayLayout(SLOT_BITS, slots)),
             "phase": Out(range(config.phases)),
             "load": In(ScratchpadWrite(banks=config.banks)),
             "store": In(ScratchpadRead(banks=config.banks)),
@@ -170,28 +176,42 @@ class ActivationScratchpad(wiring.Component):
         return m
 
     def _gather(self, m: Module, banks: "list[_Bank]") -> None:
-        rows, bank_bits = self.config.rows, exact_log2(self.config.banks)
-        lines = [self.addresses[r][_RESIDUE_BITS:] for r in range(rows)]
-        # Residues that no row has read some row's line; nobody looks at it.
-        lines += [lines[i % rows] for i in range(rows, _RESIDUES)]
-        first = self.addresses[0][:_RESIDUE_BITS]
+        config, bank_bits = self.config, exact_log2(self.config.banks)
+        slots_read, residues = config.fold * config.rows, config.fold * _RESIDUES
+        bits = exact_log2(residues)
+        lines = [self.addresses[i][_RESIDUE_BITS:] for i in range(slots_read)]
+        # Residues that no slot has read some slot's line; nobody looks at it. With fewer groups
+        # than there can be, all banks alike modulo 8 times those read the line of one slot.
+        lines = [_chosen(m, f"gather_group_line_{i}", [
+            lines[i % (_RESIDUES << log2) % (config.rows << log2)]
+            for log2 in range(exact_log2(config.fold) + 1)], self.gather_groups)
+            for i in range(residues)] if config.fold > 1 else [
+            lines[i % config.rows] for i in range(residues)]
+        first = self.addresses[0][:bits]
         rotated = _rotate(m, "gather_line", lines, first, left=True)
         enable = Signal(name="gather_enable_1")
         m.d.sync += enable.eq(self.gather_enable)
         for b, bank in enumerate(banks):
-            m.d.sync += bank.gather_line.eq(rotated[b % _RESIDUES][bank_bits - _RESIDUE_BITS:])
+            m.d.sync += bank.gather_line.eq(rotated[b % residues][bank_bits - _RESIDUE_BITS:])
             m.d.comb += bank.gather_enable.eq(enable)
-        first = _delayed(m, "gather_first", first, 2)
+        later = _delayed(m, "gather_first", first, 2)
         slots = [bank.gather_data for bank in banks]
-        if len(banks) > _RESIDUES:
-            # All banks of a residue have read the same line: the row's is the one of these.
+        if len(banks) > residues:
+            # All banks of a residue have read the same line: the slot's is the one of these.
             slots = [
-                _chosen(m, f"gather_bank_slot_{i}", slots[i::_RESIDUES],
+                _chosen(m, f"gather_bank_slot_{i}", slots[i::residues],
                         _delayed(m, f"gather_bank_{i}",
-                                 rotated[i][:bank_bits - _RESIDUE_BITS], 2))
-                for i in range(_RESIDUES)]
-        slots = _rotate(m, "gather_slot", slots, first)
-        m.d.sync += [self.gathered[r].eq(slots[r]) for r in range(rows)]
+                                 rotated[i][bits - _RESIDUE_BITS:bank_bits - _RESIDUE_BITS], 2))
+                for i in range(residues)]
+        slots = _rotate(m, "gather_slot", slots, later)
+        for i in range(slots_read):
+            slot = slots[i]
+            if config.fold > 1:
+                # Where it really lies, counted from the first one.
+                distance = _delayed(m, f"gather_distance_{i}", (
+                    self.addresses[i][:bits] - first)[_RESIDUE_BITS:bits], 2)
+                slot = _chosen(m, f"gather_slot_{i}", slots[i % _RESIDUES::_RESIDUES], distance)
+            m.d.sync += self.gathered[i].eq(slot)
 
     def _share(self, m: Module, banks: "list[_Bank]") -> None:
         bank_count, bank_bits = len(banks), exact_log2(len(banks))

@@ -27,6 +27,9 @@ without `special_functions` and with them:
 Without floating point the lanes are those of `fixed_point`, with the first column's cycles from the
 residual and the upper bound on.
 
+Sums of groups of columns (`fold.GroupSums`) come some turns later than single accumulators: what
+else is known of a turn waits for them.
+
 With a source and a residual both in the scratchpad a vector takes two turns: its source is read
 in the first, its residual in the second one after the next. Reducing takes three turns more for
 each window. In these turns nothing enters the pipeline.
@@ -38,6 +41,7 @@ cycle.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
@@ -45,9 +49,9 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 from ulpsim.config import CoreConfig
-from ulpsim.cycles_special import tree_turns
+from ulpsim.cycles_special import fold_turns, tree_turns
 from ulpsim.formats import Precision
-from ulpsim.isa import Cause, Function, Pool, Source, Unit
+from ulpsim.isa import Cause, Fold, Function, Pool, Source, Unit
 
 from .accumulators import ACCUMULATOR_BITS, ACCUMULATOR_READ_LATENCY, read_address_shape
 from .fixed_point import FixedPointLane
@@ -106,6 +110,8 @@ class Special(wiring.Component):
         Whose turn it is at the scratchpad's shared port.
     accumulator_address : Out, accumulators : In(N x 32)
         Read port of the accumulators.
+    fold : Out(2), fold_is_float : Out(1)
+        What `GroupSums`, in front of `accumulators`, must do; with `fold` only.
     parameter_enable, parameter_line : Out, parameters : In(special_lanes x 128)
         Read port of the parameter memory.
     activation_read : Out(ScratchpadRead()), activation_write : Out(ScratchpadWrite())
@@ -125,6 +131,7 @@ class Special(wiring.Component):
             "phase": In(range(config.phases)),
             "accumulator_address": Out(read_address_shape(config)),
             "accumulators": In(data.ArrayLayout(ACCUMULATOR_BITS, config.column_lanes)),
+            **({"fold": Out(2), "fold_is_float": Out(1)} if config.fold > 1 else {}),
             "parameter_enable": Out(1),
             "parameter_line": Out(range(config.parameter_columns // config.quarter)),
             "parameters": In(data.ArrayLayout(PARAMETER_BITS, config.quarter)),
@@ -211,13 +218,16 @@ class Special(wiring.Component):
                                   **({"most": several.bits} if several.bits else {})})
         turns = [Signal(turn, name=f"turn_{k}") for k in range(last_turn + 1)]
         m.d.comb += [
-            turns[0].enters.eq(enters),
-            turns[0].window_first.eq(addresses.window_first),
-            turns[0].window_last.eq(enters & addresses.window_last),
-            turns[0].last.eq(enters & addresses.last),
+            turns[0].enters.eq(self._late(m, instruction, enters, "enters")),
+            turns[0].window_first.eq(
+                self._late(m, instruction, addresses.window_first, "window_first")),
+            turns[0].window_last.eq(
+                self._late(m, instruction, enters & addresses.window_last, "window_last")),
+            turns[0].last.eq(self._late(m, instruction, enters & addresses.last, "last")),
             turns[0].reduces.eq(instruction.reduce if extended else 0),
-            turns[0].address.eq(Mux(instruction.reduce, addresses.reduced_row, addresses.address)
-                                if extended else addresses.address),
+            turns[0].address.eq(self._late(
+                m, instruction, Mux(instruction.reduce, addresses.reduced_row, addresses.address)
+                if extended else addresses.address, "address")),
             *([turns[0].most.eq(several.most)] if several.bits else []),
         ]
         with m.If(turn_ends):
@@ -244,6 +254,9 @@ class Special(wiring.Component):
 
         source, residual = self._read(m, instruction, addresses, enters, pause, live & ~halted,
                                       several)
+        if config.fold > 1:
+            m.d.comb += [self.fold.eq(instruction.fold),
+                         self.fold_is_float.eq(instruction.float_accumulator)]
         function_turns = write_turn - _TURNS
         window_first = delay(m, turns[4 + function_turns].window_first, 2, name="window_first")
         passes = delay(m, ~turns[4 + function_turns].enters, 2, name="passes")
@@ -301,6 +314,35 @@ class Special(wiring.Component):
             m.d.comb += self.activation_write.count.eq(write_slots)
         return m
 
+    def _late(self, m: Module, instruction: data.View, value: Value, name: str) -> Value:
+        """What is known of a turn, when its accumulators or the sums of groups of them come."""
+        if self.config.fold == 1:
+            return value
+        later = value
+        for k in range(fold_turns(self.config)):
+            register = Signal(later.shape(), name=f"late_{name}_{k}")
+            with m.If(self.phase == _END):
+                m.d.sync += register.eq(later)
+            later = register
+        return Mux(instruction.fold == Fold.ONE.value, value, later)
+
+    def _single(self, m: Module, instruction: data.View, addresses: SpecialAddresses) -> Any:
+        """What to assign the accumulators' address to, without regard to groups of columns. These
+        are read at once in all columns: in their own turn, or with two groups in the next one."""
+        if self.config.fold == 1:
+            return self.accumulator_address
+        single = Signal(self.accumulator_address.shape(), name="single_address")
+        own = addresses.accumulator[:exact_log2(self.config.accumulator_depth)]
+        following = Signal.like(own, name="following_address")
+        with m.If(self.phase == _END):
+            m.d.sync += following.eq(own)
+        of_groups = Mux(instruction.fold == Fold.FOUR.value, own, following)
+        several = self.config.special_vectors > 1
+        for port, address in (zip(self.accumulator_address, single, strict=True) if several
+                              else [(self.accumulator_address, single)]):
+            m.d.comb += port.eq(Mux(instruction.fold == Fold.ONE.value, address, of_groups))
+        return single
+
     def _read(self, m: Module, instruction: data.View, addresses: SpecialAddresses, enters: Value,
               pause: Value, live: Value, several: SeveralVectors) -> tuple[Signal, Signal]:
         """Read accumulators and scratchpad; the vectors of the source and of the residual."""
@@ -315,6 +357,7 @@ class Special(wiring.Component):
 
         residual_slots = slots("residual")
         accumulator_stride = instruction[STRIDES["source"]]
+        single = self._single(m, instruction, addresses)
         if not self.config.special_functions:
             # Fixed point needs the accumulators two turns later.
             accumulator = addresses.accumulator
@@ -325,12 +368,13 @@ class Special(wiring.Component):
                 accumulator = later
             vectors = several.addresses(accumulator, accumulator_stride)
             if several.bits:
-                self._accumulators(m, vectors)
+                self._accumulators(m, vectors, single)
             else:
-                m.d.comb += self.accumulator_address.eq(accumulator)
+                m.d.comb += single.eq(accumulator)
             m.d.comb += [
-                read.enable.eq(live & instruction.residual),
-                read.address.eq(addresses.residual_address),
+                read.enable.eq(self._late(m, instruction, live, "live") & instruction.residual),
+                read.address.eq(self._late(m, instruction, addresses.residual_address,
+                                           "residual_address")),
                 read.count.eq(residual_slots),
             ]
             with m.If(arrives):
@@ -344,8 +388,9 @@ class Special(wiring.Component):
         source_due, read_source, read_residual = (Signal(name=name) for name in (
             "source_due", "read_source", "read_residual"))
         m.d.comb += [
-            delayed[0].enters.eq(enters),
-            delayed[0].address.eq(addresses.residual_address),
+            delayed[0].enters.eq(self._late(m, instruction, enters, "enters_residual")),
+            delayed[0].address.eq(self._late(m, instruction, addresses.residual_address,
+                                             "residual_address")),
             source_due.eq(live & source_turn
                           & (instruction.source == Source.ACTIVATIONS.value)),
             read.enable.eq(due | source_due),
@@ -353,11 +398,11 @@ class Special(wiring.Component):
             read.count.eq(Mux(due, residual_slots, slots("source"))),
         ]
         vectors = several.addresses(addresses.accumulator, accumulator_stride)
-        shown = [self.accumulator_address]
+        shown = [single]
         if several.bits:
             shown = [Signal(exact_log2(self.config.accumulator_depth), name=f"accumulators_of_{i}")
                      for i in range(len(vectors))]
-            self._accumulators(m, shown)
+            self._accumulators(m, shown, single)
         with m.If(turn_ends):
             m.d.sync += [
                 *(delayed[k + 1].eq(delayed[k]) for k in range(_RESIDUAL_TURNS)),
@@ -372,7 +417,7 @@ class Special(wiring.Component):
             m.d.sync += source.eq(read.data)
         return source, residual
 
-    def _accumulators(self, m: Module, vectors: Sequence[Value]) -> None:
+    def _accumulators(self, m: Module, vectors: Sequence[Value], quarter_addresses: Any) -> None:
         """Read the accumulators of a turn's vectors, of each another quarter in each cycle."""
         address = [vector[:exact_log2(self.config.accumulator_depth)] for vector in vectors]
         quarters = range(self.config.phases)
@@ -380,7 +425,7 @@ class Special(wiring.Component):
             # A cycle ahead: vector v is then at the quarter v after that of its phase.
             turns = [address[(quarter - phase - 1) % self.config.phases % len(address)]
                      for phase in quarters]
-            m.d.comb += self.accumulator_address[quarter].eq(
+            m.d.comb += quarter_addresses[quarter].eq(
                 _choose(m, self.phase, turns, f"quarter_{quarter}"))
 
     def _rows(self, m: Module, instruction: data.View, addresses: SpecialAddresses,
@@ -392,7 +437,8 @@ class Special(wiring.Component):
                                             attrs={"no_rw_check": 1})
         read, write = memory.read_port(), memory.write_port()
         stages = [Signal(32, name=f"row_{k}", reset_less=True) for k in range(3)]
-        m.d.comb += [read.addr.eq(addresses.row), read.en.eq(self.phase == _END)]
+        m.d.comb += [read.addr.eq(self._late(m, instruction, addresses.row, "row")),
+                     read.en.eq(self.phase == _END)]
         with m.If(self.phase == _BEGIN):
             m.d.sync += [after.eq(before) for before, after
                          in zip((read.data, *stages), stages, strict=False)]
@@ -431,7 +477,9 @@ class Special(wiring.Component):
         with m.Switch(self._precision(instruction, vector)):
             for bits, codes in self._sizes():
                 with m.Case(*codes):
-                    m.d.comb += slots.eq(self.config.column_lanes * bits // 16)
+                    count = Const(self.config.column_lanes * bits // 16, len(slots))
+                    m.d.comb += slots.eq(count >> instruction.fold if self.config.fold > 1
+                                         else count)
         return slots
 
     def _sizes(self) -> Iterable[tuple[int, list[int]]]:
@@ -494,17 +542,25 @@ class Special(wiring.Component):
             (instruction.parameters[:exact_log2(config.quarter)].any(),
              Cause.MISALIGNED_ADDRESS),
         ]
+        unsupported: Value = instruction.fold > config.folds[-1].value
         if not extended:
-            rules.append((~from_accumulators | has_function | instruction.row_scale
-                          | instruction.row_bias | instruction.reduce
-                          | (instruction.residual & instruction.product),
-                          Cause.UNSUPPORTED_FUNCTION))
+            unsupported |= (~from_accumulators | has_function | instruction.row_scale
+                            | instruction.row_bias | instruction.reduce
+                            | (instruction.residual & instruction.product))
+        too_many: Value = Const(0)
+        for fold in config.folds[1:]:
+            few = [p for p in config.special_formats
+                   if p.per_slot * fold.groups <= config.column_lanes]
+            too_many |= (instruction.fold == fold.value) & Cat(
+                condition & ~is_among(few, name) for name, condition in used.items()).any()
         rules += [
+            (unsupported, Cause.UNSUPPORTED_FUNCTION),
             (Cat(condition & ~is_among(config.special_formats, name)
                  for name, condition in used.items()).any()
-             | (from_accumulators & wrong_accumulator), Cause.UNSUPPORTED_FORMAT),
+             | (from_accumulators & wrong_accumulator) | too_many, Cause.UNSUPPORTED_FORMAT),
             (Cat(condition & means_nothing(name) for name, condition in used.items()).any()
              | (instruction.residual & has_function)
+             | ((instruction.fold != Fold.ONE.value) & (~from_accumulators | instruction.reduce))
              | ((instruction.pool == Pool.NONE.value)
                 & ((instruction.window_0 != 1) | (instruction.window_1 != 1)
                    | instruction.reduce)), Cause.ILLEGAL_INSTRUCTION),

@@ -13,7 +13,7 @@ from amaranth.lib import data
 from amaranth.utils import exact_log2
 from ulpsim.config import CoreConfig
 from ulpsim.formats import Precision
-from ulpsim.isa import Source
+from ulpsim.isa import Fold, Source
 
 from .addresses import saturate
 from .special_addresses import SpecialAddresses
@@ -104,7 +104,7 @@ def _together(config: CoreConfig, instruction: data.View) -> Value:
         if count <= config.special_vectors:
             fit = [~condition | _fit(config, instruction, name, count)
                    for name, condition in used.items()]
-            bits.append(Cat(~instruction.reduce, *fit).all())
+            bits.append(Cat(~instruction.reduce, instruction.fold == Fold.ONE.value, *fit).all())
     return Cat(bits)
 
 

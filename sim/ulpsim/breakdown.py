@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from .config import CoreConfig
 from .cycles import Prediction, Span
-from .cycles_execute import VECTOR_LATENCY, finish_latency
-from .isa import Instruction
+from .cycles_execute import VECTOR_LATENCY, finish_latency, tile_period, vector_slots
+from .isa import Fold, Instruction
 
 __all__ = ["CAUSES", "breakdown"]
 
@@ -49,8 +49,7 @@ def breakdown(prediction: Prediction, program: Sequence[Instruction], labels: Se
         if instruction.name != "MATMUL":
             continue
         label = labels[span.index]
-        first, tiles, vectors = _tiles(span, instruction, config)
-        period = max(vectors, config.minimum_tile_period)
+        first, tiles, vectors, period = _tiles(span, instruction, config)
         spend(label, "short tile", min(period_end, first))
         if not span.waited_for:
             spend(label, "fetch", min(prediction.arrived[span.index], first))
@@ -66,9 +65,11 @@ def breakdown(prediction: Prediction, program: Sequence[Instruction], labels: Se
     return table
 
 
-def _tiles(span: Span, instruction: Instruction, config: CoreConfig) -> tuple[int, int, int]:
-    """Begin of a MATMUL's first tile, its tiles, and the vectors of a tile."""
+def _tiles(span: Span, instruction: Instruction, config: CoreConfig) -> tuple[int, int, int, int]:
+    """Begin of a MATMUL's first tile, its tiles, the vectors of a tile, and its period."""
     vectors = math.prod(instruction[f"count_{i}"] for i in range(3))
-    tiles = -(-instruction["depth"] // config.rows)
+    fold = Fold(instruction["fold"])
+    tiles = -(-instruction["depth"] // vector_slots(config, fold))
+    period = tile_period(config, vectors, fold)
     last = span.retired - finish_latency(config) - VECTOR_LATENCY - vectors + 1
-    return last - (tiles - 1) * max(vectors, config.minimum_tile_period), tiles, vectors
+    return last - (tiles - 1) * period, tiles, vectors, period

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .formats import Precision
-from .isa import INSTRUCTION_BYTES
+from .isa import INSTRUCTION_BYTES, Fold
 
 __all__ = ["NAMED", "SLOT_BITS", "SLOT_BYTES", "CoreConfig", "load_config"]
 
@@ -33,6 +33,9 @@ class CoreConfig:
         `columns * lanes` outputs (N) at a time, at least 8.
     formats
         The precisions that the slots can multiply. Only what is named is built.
+    fold
+        Groups that the columns can form, each with a part of K of its own: 1, 2 or 4. The sums are
+        then added as the accumulators are drained.
     multiply_add_stages
         Clock cycles from the inputs of a slot to its partial sum.
     accumulator_depth
@@ -75,6 +78,7 @@ class CoreConfig:
         Precision.INT4,
         Precision.INT2,
     )
+    fold: int = 1
     multiply_add_stages: int = 4
     accumulator_depth: int = 512
     activation_bytes: int = 64 * 1024
@@ -131,7 +135,7 @@ class CoreConfig:
         self._require_shape()
 
     def _require_powers_of_two(self) -> None:
-        for name in ("rows", "columns", "lanes", "accumulator_depth", "activation_bytes",
+        for name in ("rows", "columns", "lanes", "fold", "accumulator_depth", "activation_bytes",
                      "weight_bytes", "parameter_columns", "instruction_memory", "special_lanes",
                      "bus_bytes", "burst_beats", "outstanding_reads"):
             value = getattr(self, name)
@@ -156,6 +160,11 @@ class CoreConfig:
             raise ValueError(
                 f"special_lanes must be {rates[0]}, {rates[1]} or {rates[2]}, a quarter, a half or "
                 f"all of columns * lanes, not {self.special_lanes}")
+        most = min(4, self.columns, self.banks // self.residues)
+        if self.fold > most:
+            raise ValueError(
+                f"fold must be at most {most}: 4, the {self.columns} columns, and the rounds over "
+                f"{self.residues} slots that {self.banks} banks give, not {self.fold}")
         if self.burst_beats > 256:
             raise ValueError(f"burst_beats must be at most AXI4's 256, not {self.burst_beats}")
         if self.accumulator_depth < 2 * self.minimum_tile_period:
@@ -205,6 +214,11 @@ class CoreConfig:
         One access takes all outputs of the array at once, and in its turns what the bus delivers.
         """
         return max(self.column_lanes, self.phases * self.bus_slots)
+
+    @cached_property
+    def folds(self) -> tuple[Fold, ...]:
+        """The ways in which columns can be grouped."""
+        return tuple(fold for fold in Fold if fold.groups <= self.fold)
 
     @cached_property
     def has_float(self) -> bool:
@@ -291,6 +305,7 @@ RAPID = CoreConfig(
     name="rapid",
     formats=tuple(Precision),
     lanes=8,
+    fold=4,
     activation_bytes=1024 * 1024,
     weight_bytes=1024 * 1024,
     parameter_columns=2048,

@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .config import CoreConfig
+from .cycles_execute import vector_slots
 from .cycles_special import vectors_at_once
 from .formats import Precision
 from .interpreter import check
-from .isa import INSTRUCTIONS, Cause, Field, Instruction, Pool, Segment, Source, Target, Unit
+from .isa import INSTRUCTIONS, Cause, Field, Fold, Instruction, Pool, Segment, Source, Target, Unit
 from .network import Network
 
 __all__ = ["Bin", "Cross", "bins_of", "crosses", "instruction_bins", "network_bins", "required",
@@ -101,6 +102,7 @@ def crosses() -> tuple[Cross, ...]:
     return (
         Cross("MATMUL: formats", "MATMUL", _format_fields("MATMUL")),
         Cross("MATMUL: precision, accumulate", "MATMUL", ("precision", "accumulate")),
+        Cross("MATMUL: precision, fold", "MATMUL", ("precision", "fold")),
         Cross("LOAD: target, segment", "LOAD", ("target", "segment")),
         Cross("STORE: segment", "STORE", ("segment",)),
         Cross("SPECIAL: relu, clip, residual, pool", "SPECIAL",
@@ -108,6 +110,8 @@ def crosses() -> tuple[Cross, ...]:
         Cross("SPECIAL: accumulators, output", "SPECIAL",
               ("float_accumulator", "output_precision", "output_signed", "pool"),
               {"source": Source.ACCUMULATORS, "reduce": 0}),
+        Cross("SPECIAL: accumulators, fold", "SPECIAL", ("float_accumulator", "fold", "residual"),
+              {"source": Source.ACCUMULATORS}),
         Cross("SPECIAL: source, output", "SPECIAL",
               ("source_precision", "source_signed", "output_precision", "output_signed"),
               {"source": Source.ACTIVATIONS, "reduce": 0}),
@@ -126,16 +130,17 @@ def _several(instruction: Instruction) -> tuple[bool, ...]:
     return tuple(instruction[f"count_{i}"] > 1 for i in range(3))
 
 
-def _part_of_tile(slots: int, config: CoreConfig) -> str:
-    rest = slots % config.rows
+def _part_of_tile(depth: int, slots: int) -> str:
+    rest = depth % slots
     return {0: "full", 1: "one slot"}.get(rest, "part")
 
 
 def _matmul_shapes(config: CoreConfig, i: Instruction) -> Iterable[Bin]:
-    tiles = -(-i["depth"] // config.rows)
+    slots = vector_slots(config, Fold(i["fold"]))
+    tiles = -(-i["depth"] // slots)
     vectors = i["count_0"] * i["count_1"] * i["count_2"]
     precision = Precision(i["precision"])
-    yield "MATMUL: precision, last tile", (precision, _part_of_tile(i["depth"], config))
+    yield "MATMUL: precision, last tile", (precision, _part_of_tile(i["depth"], slots))
     yield "MATMUL: tiles", (min(tiles, 3),)
     several = i["depth"] > i["run_length"]
     yield "MATMUL: runs", (several, several and i["run_length"] % config.residues != 0)

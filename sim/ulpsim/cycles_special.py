@@ -8,9 +8,10 @@ all in one access: see `vectors_at_once`.
 
 from .config import CoreConfig
 from .formats import Precision
-from .isa import Instruction, Source
+from .isa import Fold, Instruction, Source
 
-__all__ = ["Special", "special_cycles", "tree_turns", "vectors_at_once", "vectors_together"]
+__all__ = ["Special", "fold_turns", "special_cycles", "tree_turns", "vectors_at_once",
+           "vectors_together"]
 
 #: Cycles of an instruction beyond its turns, if it is taken in the last phase of a turn; and what
 #: the pipeline of a core with special functions and that of a reduction add.
@@ -21,6 +22,13 @@ _LANES_COMBINED = 5
 _REDUCE_PAUSE = 3
 #: The phase of the scratchpad's shared port in which a turn ends.
 _END = 2
+
+
+def fold_turns(config: CoreConfig) -> int:
+    """Turns in which the accumulators of groups of columns are added."""
+    # They are wanted three turns after their address stands, which is there earlier than needed
+    # otherwise.
+    return 3 - (2 if not config.has_float else 1 if config.special_functions else 0)
 
 
 def tree_turns(config: CoreConfig) -> int:
@@ -44,9 +52,9 @@ def vectors_at_once(config: CoreConfig, instruction: Instruction) -> int:
     """Vectors of the innermost output loop that SPECIAL takes in a turn: 1, 2 or 4.
 
     As many as there are lanes for and as can be reached together, in each of the source, the
-    residual and the output that is in the scratchpad; with `reduce` one.
+    residual and the output that is in the scratchpad; with `reduce` or groups of columns one.
     """
-    if instruction["reduce"]:
+    if instruction["reduce"] or Fold(instruction["fold"]) is not Fold.ONE:
         return 1
     used = {"output": "stride_2"}
     if instruction["residual"]:
@@ -77,6 +85,8 @@ def special_cycles(config: CoreConfig, instruction: Instruction, phase: int) -> 
         if instruction["reduce"]:
             turns += _REDUCE_PAUSE * outputs
             pipeline += _REDUCE_PIPELINE + config.phases * tree_turns(config)
+    if Fold(instruction["fold"]) is not Fold.ONE:
+        pipeline += config.phases * fold_turns(config)
     return pipeline + config.phases * turns + (_END - phase) % config.phases
 
 

@@ -10,13 +10,12 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import fixed_point, float32
+from . import fixed_point, float32, fold
 from .config import EDGE, CoreConfig
 from .formats import Precision
 from .fusion import Chain, Fused, Tensor, fuse
 from .integers import numbers, pack
 from .isa import Pool
-from .matmul import matmul
 from .network import Network, Stored, decode_real, encode_real
 from .special import ColumnParameters, SpecialFunction
 
@@ -52,9 +51,10 @@ def evaluate(network: Network, images: ArrayLike, config: CoreConfig = EDGE
              ) -> NDArray[np.int64]:
     """Codes of the output [images, height, width, channels] for codes of the input.
 
-    Of the core it matters how many rows its array has (for floating point alone) and whether it has
-    floating point, in which results are scaled. Raises ValueError for images of another shape or
-    with codes outside of the input's format, CompileError for what `fuse` refuses.
+    Of the core it matters how many rows its array has and which groups its columns form (for
+    floating point alone), and whether it has floating point, in which results are scaled. Raises
+    ValueError for images of another shape or with codes outside of the input's format,
+    CompileError for what `fuse` refuses.
     """
     fused, codes = fuse(network, config), check_codes(network, images)
     return np.concatenate([_evaluate_block(fused, block, config)[network.output_name]
@@ -154,8 +154,9 @@ def _float_columns(chain: Chain, windows: NDArray, source: Tensor, config: CoreC
     columns = min(config.column_lanes, len(chain.weights) - column * config.column_lanes)
     weights = pack(chain.tile_weights(source, config, column)[:columns], kind.precision)
     shape = windows.shape[:3]
-    sums = matmul(windows[..., first:first + count].reshape(math.prod(shape), -1),
-                  weights.reshape(columns, -1).T, kind, chain.weight_format, config.rows)
+    sums = fold.product(windows[..., first:first + count].reshape(math.prod(shape), -1),
+                        weights.reshape(columns, -1).T, kind, chain.weight_format, config.rows,
+                        chain.fold(config, column))
     return float32.to_values(sums).reshape(*shape, columns)
 
 

@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 
 from . import dlfloat, fixed_point, float32
 from .config import CoreConfig
+from .cycles_execute import vector_slots
+from .fold import group_depth
 from .formats import Format, Precision
-from .isa import Pool
+from .isa import Fold, Pool
 from .matmul import weight_ratio
 from .network import Layer, Network, Shape, Stored, decode_real
 
@@ -47,8 +49,8 @@ class Tensor:
 
     `pixel_slots` is the number of slots of one pixel, all channels with their padding; `border`
     the (rows, columns) of zeros that its readers need around it; `row_residue` what the pitch of
-    its rows must be modulo the 8 residues of the banks (None: anything); `gap` how many slots of
-    a pixel nothing is ever written to.
+    its rows must be modulo `row_modulus` (None: anything), the residues of the banks in which the
+    slots of a vector must differ; `gap` how many slots of a pixel nothing is ever written to.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Tensor:
     border: tuple[int, int]
     row_residue: int | None
     gap: int = 0
+    row_modulus: int = CoreConfig.residues
 
     @property
     def channels_stored(self) -> int:
@@ -76,7 +79,8 @@ class Chain:
     layers
         Names of its layers, in order.
     source, residual
-        Names of the tensors that it reads.
+        Names of the tensors that it reads; `source_stored` and `residual_stored` say how they are
+        stored.
     weights, weight_format
         Codes [outputs, kernel height, kernel width, channels / groups].
     stride, padding, dilation, groups
@@ -116,6 +120,8 @@ class Chain:
     operand: str | None = None
     transposed: bool = False
     residual: str | None = None
+    residual_stored: Stored | None = None
+    source_stored: Stored | None = None
     relu: bool = False
     alpha: float | None = None
     pool: Pool = Pool.NONE
@@ -141,6 +147,44 @@ class Chain:
         rows, columns = ((size - 1) * step + 1
                          for size, step in zip(self.kernel, self.dilation, strict=True))
         return rows, columns
+
+    def fold(self, config: CoreConfig, column: int) -> Fold:
+        """Groups that the array's columns form for a tile of columns: the fewest of those that let
+        it end first, of as many as have room for its outputs.
+
+        One where the slots of a vector of several groups would not lie apart, or where a group's
+        outputs do not fill a slot.
+        """
+        stored = [self.output, *([self.residual_stored] if self.residual_stored else [])]
+        most = max(min(len(self.weights) - column * config.column_lanes, config.column_lanes),
+                   *(each.format.precision.per_slot for each in stored))
+        if (self.groups > 1 or self.dilation != (1, 1) or self.transposed or self.operand
+                or self.source_stored is None):
+            return Fold.ONE
+        slots = math.prod(self.kernel) * -(
+            -self.weights.shape[3] // self.source_stored.format.precision.per_slot)
+        vectors = math.prod(self.convolution_shape[:2])
+        windows = math.prod(self.shape[:2]) * math.prod(self.window)
+
+        def cycles(fold: Fold) -> float:
+            """Of the array for each vector, or of the special functions if they take longer: sums
+            of groups are taken one vector at a time."""
+            at_once = config.special_vectors if fold is Fold.ONE else 1
+            return max(-(-slots // vector_slots(config, fold)),
+                       config.phases / at_once * windows / vectors)
+
+        return min((fold for fold in config.folds if fold is Fold.ONE
+                    or most * fold.groups <= config.column_lanes), key=cycles)
+
+    def most_groups(self, config: CoreConfig) -> int:
+        """The most groups that any tile of columns forms: the last one, if any does."""
+        return self.fold(config, -(-len(self.weights) // config.column_lanes) - 1).groups
+
+    def channels_written(self, config: CoreConfig) -> int:
+        """Channels that SPECIAL writes: whole tiles of columns, of the last one a group."""
+        tiles = -(-len(self.weights) // config.column_lanes)
+        return ((tiles - 1) * config.column_lanes
+                + config.column_lanes // self.most_groups(config))
 
     def slots(self, source: Tensor, config: CoreConfig, column: int) -> tuple[int, int]:
         """(first, count) of the slots of each pixel that a tile of columns multiplies.
@@ -184,13 +228,20 @@ class Chain:
         return [math.prod(self.kernel) * self.slots(source, config, column)[1]
                 for column in range(-(-len(self.weights) // config.column_lanes))]
 
+    def tiles(self, source: Tensor, config: CoreConfig) -> list[int]:
+        """Tiles of K of each tile of columns."""
+        return [-(-depth // vector_slots(config, self.fold(config, column)))
+                for column, depth in enumerate(self.depths(source, config))]
+
     def ratio(self, source: Tensor) -> int:
         """Slots of K that a line of weights serves."""
         return weight_ratio(source.stored.format.precision, self.weight_format.precision)
 
     def lines(self, source: Tensor, config: CoreConfig) -> list[int]:
         """Lines of weights of each tile of columns, if K is not cut."""
-        return [-(-depth // self.ratio(source)) for depth in self.depths(source, config)]
+        return [-(-group_depth(depth, config.rows, self.fold(config, column))
+                  // self.ratio(source))
+                for column, depth in enumerate(self.depths(source, config))]
 
     def finish(self, tensors: dict[str, Stored]) -> None:
         """Compute the numbers of the columns, now that the output's step is known."""
@@ -198,7 +249,11 @@ class Chain:
         if self.pool is Pool.SUM:
             factor /= math.prod(self.window)
         outputs = self.weights.shape[0]
-        residual_step = tensors[self.residual].step if self.residual is not None else 0.0
+        self.source_stored = tensors[self.source]
+        residual_step = 0.0
+        if self.residual is not None:
+            self.residual_stored = tensors[self.residual]
+            residual_step = self.residual_stored.step
         numbers = {
             "scale": self.weight_step * (tensors[self.source].step * factor),
             "bias": self.real_bias * factor,
@@ -239,8 +294,9 @@ class Fused:
 def fuse(network: Network, config: CoreConfig) -> Fused:
     """Cut a network into chains, with its tensors as they lie in a core.
 
-    Channels of what the core writes are padded to a multiple of its `column_lanes`, which it
-    writes at once. Raises CompileError naming the layer and the requirement.
+    Channels of what the core writes are padded to what it writes at once: its `column_lanes`, or
+    half or a quarter of them where columns form groups. Raises CompileError naming the layer and
+    the requirement.
     """
     stored = network.stored
     begun: dict[str, Chain] = {}
@@ -377,23 +433,25 @@ def _tensor(name: str, shape: Shape, stored: Stored, chains: list[Chain],
             config: CoreConfig) -> Tensor:
     per_slot = stored.format.precision.per_slot
     readers = [c for c in chains if c.source == name]
-    as_vectors = any(name in (c.name, c.residual) for c in chains)
-    vector, residues = config.column_lanes, config.residues
-    if as_vectors and per_slot > vector:
+    vector, writers = config.column_lanes, [c for c in chains if name in (c.name, c.residual)]
+    if writers and per_slot > vector:
         raise CompileError(name, f"format must have at most {vector} elements in a slot, as many "
                            f"as the core {config.name!r} has outputs, not the {per_slot} of "
                            f"{stored.format}")
-    pixel = -(-shape[2] // vector) * vector // per_slot if as_vectors else -(-shape[2] // per_slot)
+    channels = max((c.channels_written(config) for c in writers), default=shape[2])
+    pixel = -(-channels // per_slot)
     # A window's rows lie a whole number of rounds over the banks apart, beyond their own length.
     widths = [c.kernel[1] for c in readers if c.kernel[0] > 1]
+    modulus = config.residues * max(
+        (c.most_groups(config) for c in readers if c.kernel[0] > 1), default=1)
     # Where pixels or rows are left out, or slots of a pixel, each pixel is a run of its own.
     apart = any(math.prod(c.kernel) > 1 and (c.groups > 1 or c.dilation != (1, 1))
                 for c in readers)
-    if apart or len({width * pixel % residues for width in widths}) > 1:
-        pixel = -(-pixel // residues) * residues
-    written = -(-shape[2] // vector) * vector // per_slot
-    gap = pixel - written if any(name == c.name for c in chains) else 0
-    residue = widths[0] * pixel % residues if widths else None
+    if apart or len({width * pixel % modulus for width in widths}) > 1:
+        pixel = -(-pixel // modulus) * modulus
+    gap = next((pixel - c.channels_written(config) // per_slot
+                for c in writers if c.name == name), 0)
+    residue = widths[0] * pixel % modulus if widths else None
     border = (max((c.padding[0] for c in readers), default=0),
               max((c.padding[1] for c in readers), default=0))
-    return Tensor(name, shape, stored, pixel, border, residue, gap)
+    return Tensor(name, shape, stored, pixel, border, residue, gap, modulus)

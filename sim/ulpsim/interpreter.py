@@ -15,9 +15,10 @@ stands what the table leaves open:
   (`formats.multipliable`), a sign of what is no integer, odd weights that are not signed.
 - UNSUPPORTED_FORMAT: a precision of MATMUL, of SPECIAL's source, output or residual that is not
   among the core's `formats`, or accumulators of a kind that none of those makes; for SPECIAL also
-  one of which a slot holds more elements than the array has outputs.
-- UNSUPPORTED_FUNCTION: on a core without `special_functions` a SPECIAL with another source than
-  the accumulators, a product, a function, or anything of row scalars.
+  one of which a slot holds more elements than the array (with `fold`: a group) has outputs.
+- UNSUPPORTED_FUNCTION: more groups of columns than the core's `fold`; on a core without
+  `special_functions` a SPECIAL with another source than the accumulators, a product, a function,
+  or anything of row scalars.
 - Rows and vectors are written in order: where they overlap, the last one stays. SPECIAL reads all
   sources and residuals before it writes; a program may overwrite what a vector reads by its own
   output, but on the core an output that overlaps what a later vector reads depends on the
@@ -26,8 +27,9 @@ stands what the table leaves open:
   segment too.
 - Of SPECIAL the fields of the residual are looked at only if `residual` is set, those of a
   source in the scratchpad only if it is ACTIVATIONS, those of the accumulators only if it is
-  ACCUMULATORS, those of the output only without `reduce`. A function beside a residual and
-  `reduce` without a pool are ILLEGAL_INSTRUCTIONs.
+  ACCUMULATORS, those of the output only without `reduce`. A function beside a residual,
+  `reduce` without a pool, and `fold` beside `reduce` or another source than the accumulators are
+  ILLEGAL_INSTRUCTIONs.
 - An instruction is put into its unit's queue in program order. A unit starts the first one of its
   queue as soon as the tokens are there that it waits for. Here, of all instructions that can start
   the first of the program does so, and nothing is queued while one can: programs whose tokens
@@ -48,7 +50,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from . import fixed_point, special
+from . import fixed_point, fold, special
 from .config import SLOT_BYTES, CoreConfig
 from .formats import FORWARD_BIAS, Format, Precision, multipliable
 from .integers import pack, unpack_codes
@@ -56,6 +58,7 @@ from .isa import (
     INSTRUCTION_BYTES,
     MOST_INSTRUCTIONS,
     Cause,
+    Fold,
     Function,
     Instruction,
     Pool,
@@ -66,7 +69,7 @@ from .isa import (
     decode,
     encode_program,
 )
-from .matmul import matmul, weight_ratio
+from .matmul import weight_ratio
 from .special import ColumnParameters, SpecialFunction
 
 __all__ = ["MOST_TOKENS", "PARAMETER_SLOTS", "Machine", "Result", "check"]
@@ -168,7 +171,9 @@ def _matmul_rules(config: CoreConfig, segments: Segments, instruction: Instructi
     precision = Precision(instruction["precision"])
     weight_precision = Precision(instruction["weight_precision"])
     fit = multipliable(precision, weight_precision)
-    lines = -(-instruction["depth"] * weight_precision.bits // precision.bits)
+    groups = Fold(instruction["fold"])
+    lines = -(-fold.group_depth(instruction["depth"], config.rows, groups)
+              * weight_precision.bits // precision.bits)
     depth, length, pitch = (instruction[f] for f in ("depth", "run_length", "run_pitch"))
     runs = -(-depth // length)
     # The last slot of K, or that of the last whole run, if runs lie closer than they are long.
@@ -181,7 +186,9 @@ def _matmul_rules(config: CoreConfig, segments: Segments, instruction: Instructi
                            bool(instruction["weight_odd"])), Cause.ILLEGAL_INSTRUCTION),
         (precision not in config.formats or weight_precision not in config.formats,
          Cause.UNSUPPORTED_FORMAT),
-        (runs > 1 and (pitch - length) % config.residues != 0, Cause.MISALIGNED_ADDRESS),
+        (groups not in config.folds, Cause.UNSUPPORTED_FUNCTION),
+        (runs > 1 and (pitch - length) % (config.residues * groups.groups) != 0,
+         Cause.MISALIGNED_ADDRESS),
         (instruction["weights"] + lines > config.weight_lines, Cause.WEIGHT_RANGE),
         (instruction["accumulator"] + _vectors(instruction) > config.accumulator_depth,
          Cause.ACCUMULATOR_RANGE),
@@ -202,6 +209,8 @@ def _special_rules(config: CoreConfig, segments: Segments, instruction: Instruct
             "output": None if function.reduce else function.output}
     precisions = {name: kind.precision for name, kind in used.items() if kind is not None}
     reads_rows = (source is Source.ROWS or instruction["row_scale"] or instruction["row_bias"])
+    groups = Fold(instruction["fold"])
+    vector = config.column_lanes // groups.groups
     rules = [
         (any(_means_nothing(p, bool(instruction[f"{name}_signed"]))
              for name, p in precisions.items()), Cause.ILLEGAL_INSTRUCTION),
@@ -209,10 +218,14 @@ def _special_rules(config: CoreConfig, segments: Segments, instruction: Instruct
          Cause.ILLEGAL_INSTRUCTION),
         (function.residual is not None and function.function is not Function.NONE,
          Cause.ILLEGAL_INSTRUCTION),
+        (groups is not Fold.ONE and (source is not Source.ACCUMULATORS or function.reduce),
+         Cause.ILLEGAL_INSTRUCTION),
         (any(p not in config.special_formats for p in precisions.values())
+         or (groups in config.folds and any(p.per_slot > vector for p in precisions.values()))
          or (source is Source.ACCUMULATORS and not (
              config.has_float if function.float_accumulator else config.has_integer)),
          Cause.UNSUPPORTED_FORMAT),
+        (groups not in config.folds, Cause.UNSUPPORTED_FUNCTION),
         (not config.special_functions and (
             source is not Source.ACCUMULATORS or function.function is not Function.NONE
             or (function.residual is not None and function.product) or bool(reads_rows)
@@ -231,7 +244,7 @@ def _special_rules(config: CoreConfig, segments: Segments, instruction: Instruct
              "residual_window_stride_{}")):
         if kind is not None:
             rules.append((_last(instruction, first, stride, window_stride)
-                          + _vector_slots(config, kind) > config.activation_slots,
+                          + _vector_slots(config, kind, groups) > config.activation_slots,
                           Cause.ACTIVATION_RANGE))
     for rows, first in ((reads_rows, "row"), (function.reduce, "reduced_row")):
         rules.append((bool(rows) and instruction[first] + _rows(instruction)
@@ -264,9 +277,9 @@ def _function(instruction: Instruction, bias: int = FORWARD_BIAS) -> SpecialFunc
         reduce=bool(instruction["reduce"]))
 
 
-def _vector_slots(config: CoreConfig, elements: Format) -> int:
-    """Slots of one vector of the array's outputs."""
-    return config.column_lanes // elements.precision.per_slot
+def _vector_slots(config: CoreConfig, elements: Format, groups: Fold) -> int:
+    """Slots of one vector of the array's outputs, or of those of a group."""
+    return config.column_lanes // groups.groups // elements.precision.per_slot
 
 
 def _counts(instruction: Instruction) -> list[int]:
@@ -399,7 +412,8 @@ class Machine:
                 if instruction.name == "MATMUL":
                     multiply_adds += (_vectors(instruction) * instruction["depth"]
                                       * Precision(instruction["precision"]).per_slot
-                                      * self.config.column_lanes)
+                                      * (self.config.column_lanes
+                                         // Fold(instruction["fold"]).groups))
                 for target in Unit:
                     tokens[unit, target] += instruction[f"post_{target.name.lower()}"]
                     if tokens[unit, target] > MOST_TOKENS:
@@ -483,16 +497,19 @@ class Machine:
         activation_format = _format(instruction, "activation", self.forward_bias)
         weight_format = _format(instruction, "weight", self.forward_bias, "weight_")
         ratio = weight_ratio(activation_format.precision, weight_format.precision)
+        groups = Fold(instruction["fold"])
+        depth = fold.group_depth(depth, self.config.rows, groups)
         lines = self.weights[instruction["weights"]:][:-(-depth // ratio)]
         accumulators = self.accumulators[instruction["accumulator"]:][:len(vectors)]
-        accumulators[:] = matmul(
+        accumulators[:] = fold.matmul(
             self.activations[slots], lines, activation_format, weight_format,
-            self.config.rows, accumulators if instruction["accumulate"] else None)
+            self.config.rows, groups, accumulators if instruction["accumulate"] else None)
         return Cause.NONE
 
     def _special(self, instruction: Instruction) -> Cause:
         function = _function(instruction, self.forward_bias)
         counts, windows = _counts(instruction), _windows(instruction)
+        groups = Fold(instruction["fold"])
 
         def addresses(first: str, stride: str, window_stride: str) -> NDArray[np.int64]:
             """[vector, element of the window]"""
@@ -501,7 +518,7 @@ class Machine:
                 windows, [instruction[f"{window_stride}_{i}"] for i in range(2)])
 
         def elements(kind: Format, first: NDArray[np.int64]) -> NDArray[np.uint16]:
-            slots = np.arange(_vector_slots(self.config, kind))
+            slots = np.arange(_vector_slots(self.config, kind, groups))
             return unpack_codes(self.activations[first[..., None] + slots], kind.precision)
 
         vectors = _vectors(instruction)
@@ -514,14 +531,16 @@ class Machine:
             sources = np.broadcast_to(rows, shape)
         else:
             first = addresses("accumulator", "accumulator_stride", "window_stride")
-            sources = (self.accumulators[first] if function.source is None else
-                       elements(function.source, first))
+            sources = (fold.add_groups(self.accumulators[first], groups,
+                                       function.float_accumulator)
+                       if function.source is None else elements(function.source, first))
         residuals = None
         if function.residual is not None:
             residuals = elements(function.residual, addresses(
                 "residual_address", "residual_stride", "residual_window_stride"))
         columns = ColumnParameters(
-            *self.parameters[instruction["parameters"]:][:self.config.column_lanes].T)
+            *self.parameters[instruction["parameters"]:][
+                :self.config.column_lanes // groups.groups].T)
         if instruction["row_scale"]:
             columns = dataclasses.replace(columns, scale=rows)
         if instruction["row_bias"]:
@@ -533,6 +552,6 @@ class Machine:
             return Cause.NONE
         first = instruction["address"] + _offsets(
             counts, [instruction[f"stride_{i}"] for i in range(3)])
-        slots = np.arange(_vector_slots(self.config, function.output))
+        slots = np.arange(_vector_slots(self.config, function.output, groups))
         self.activations[first[:, None] + slots] = pack(outputs, function.output.precision)
         return Cause.NONE

@@ -26,6 +26,7 @@ __all__ = [
     "OPCODES",
     "Cause",
     "Field",
+    "Fold",
     "Function",
     "Instruction",
     "InstructionType",
@@ -101,6 +102,18 @@ class Function(enum.Enum):
     EXPONENTIAL = 3
     RECIPROCAL = 4
     RECIPROCAL_SQUARE_ROOT = 5
+
+
+class Fold(enum.Enum):
+    """Groups that the columns of the array form, each with a part of K of its own; see `fold`."""
+
+    ONE = 0
+    TWO = 1
+    FOUR = 2
+
+    @property
+    def groups(self) -> int:
+        return 1 << self.value
 
 
 class Cause(enum.Enum):
@@ -210,7 +223,10 @@ INSTRUCTIONS = (
         "activations' precision, or of narrower integers or BINARY beside integers; FP8 goes with "
         "FP8 of either kind. K is taken in tiles of `rows` slots; lines of the last tile beyond "
         "depth are not multiplied. With more than one run, run_pitch - run_length must be a "
-        "multiple of 8.",
+        "multiple of 8. With `fold` the columns form 2 or 4 groups, F, and K is taken in tiles of "
+        "F x rows slots: the columns of group g multiply slots g * rows to (g + 1) * rows - 1 of "
+        "each, and a group's own slots, counted in order, take the place of k in what is said of "
+        "weight lines. run_pitch - run_length must then be a multiple of 8 F.",
         (Field("precision", 4, "precision of the activations", choices=Precision),
          Field("weight_precision", 4, "precision of the weights", choices=Precision,
                like="precision"),
@@ -226,7 +242,8 @@ INSTRUCTIONS = (
          *_LOOPS,
          *(Field(f"stride_{i}", 20, f"slots from one iteration of loop {i} to the next")
            for i in range(3)),
-         Field("accumulator", 12, "first accumulator"))),
+         Field("accumulator", 12, "first accumulator"),
+         Field("fold", 2, "groups of columns", choices=Fold))),
     InstructionType(
         "SPECIAL", 4, Unit.SPECIAL,
         "Take elements through the special functions to the activation scratchpad. For every "
@@ -241,7 +258,9 @@ INSTRUCTIONS = (
         "Then ReLU, the upper bound, and the pool over the window. The result is converted to the "
         "output format and written to slots address + sum of i * stride; or, with `reduce`, the "
         "columns are combined as the pool combines elements, (0 with 1) with (2 with 3), and so "
-        "on, and the FP32 result becomes row scalar reduced_row + r.",
+        "on, and the FP32 result becomes row scalar reduced_row + r. With `fold` the groups' "
+        "accumulators are added first, the first column of each, the second of each, and so on: "
+        "all that follows, residual and result too, has the columns of one group.",
         (Field("float_accumulator", 1, "the accumulators hold FP32, not INT32"),
          Field("relu", 1, "maximum with 0"),
          Field("clip", 1, "minimum with the column's upper bound"),
@@ -280,7 +299,9 @@ INSTRUCTIONS = (
          Field("row_bias", 1, "add the row scalar as bias"),
          Field("reduce", 1, "combine the columns to a row scalar (with a pool only)"),
          Field("row", 12, "first row scalar to read"),
-         Field("reduced_row", 12, "first row scalar to write"))),
+         Field("reduced_row", 12, "first row scalar to write"),
+         Field("fold", 2, "groups of columns that are added (ONE with another source or `reduce`)",
+               choices=Fold))),
     InstructionType(
         "STORE", 5, Unit.STORE,
         "Copy `rows` rows of `length` slots from the activation scratchpad to external memory. "

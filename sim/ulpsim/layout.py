@@ -64,7 +64,7 @@ class _Rows:
         """Slots from row to row."""
         pitch = self.stored_row_slots + self.tensor.border[1] * self.tensor.pixel_slots
         if self.tensor.row_residue is not None:
-            pitch += (self.tensor.row_residue - pitch) % self.config.residues
+            pitch += (self.tensor.row_residue - pitch) % self.tensor.row_modulus
         return pitch
 
 

@@ -22,7 +22,7 @@ from .coverage import Bin, bins_of, crosses, instruction_bins, network_bins, req
 from .cycles_special import special_cycles
 from .formats import FORMATS, FORWARD_BIAS, Format, Precision, multipliable
 from .interpreter import PARAMETER_SLOTS, check
-from .isa import Cause, Function, Instruction, Pool, Segment, Source, Target, encode_program
+from .isa import Cause, Fold, Function, Instruction, Pool, Segment, Source, Target, encode_program
 from .network import Network, Shape
 from .tokens import Memory, accesses, with_tokens
 
@@ -523,14 +523,19 @@ class _InstructionWriter:
         counts = self.counts()
         if self.rng.random() < 0.1:
             counts |= {"count_0": 1, "count_1": 1, "count_2": self.config.minimum_tile_period}
+        fold = self.fold()
         return Instruction(
-            "MATMUL", precision=precision, weight_precision=weight_precision,
+            "MATMUL", precision=precision, fold=fold, weight_precision=weight_precision,
             activation_signed=int(precision.is_integer and self.below(2)),
             weight_signed=weight_signed, weight_odd=int(weight_signed and self.below(2)),
             accumulate=self.below(2), depth=1 + self.below(40), weights=self.below(self.lines),
             address=self.below(self.slots), run_length=length,
-            run_pitch=length + self.config.residues * self.below(6), **counts,
+            run_pitch=length + fold.groups * self.config.residues * self.below(6), **counts,
             **self.strides("stride", 60), accumulator=self.below(self.vectors))
+
+    def fold(self) -> Fold:
+        return self.config.folds[self.below(len(self.config.folds))] if self.config.fold > 1 \
+            else Fold.ONE
 
     def special(self) -> Instruction:
         def some_format(name: str) -> dict[str, Any]:
@@ -551,6 +556,7 @@ class _InstructionWriter:
                       "reduced_row": self.below(8)}
             if not residual:
                 values["function"] = list(Function)[self.below(len(Function))]
+        values["fold"] = self.fold()
         instruction = Instruction(
             "SPECIAL", float_accumulator=self.below(2) if self.config.has_float else 0,
             relu=self.below(2), clip=self.below(2), residual=residual, pool=pool,

@@ -77,7 +77,8 @@ class ResidentSchedule:
         config, work = self.config, []
         for chain in self.fused.chains:
             tensor = self.fused.tensors[chain.source]
-            depths = chain.depths(tensor, config)
+            depths = [depth / chain.fold(config, column).groups
+                      for column, depth in enumerate(chain.depths(tensor, config))]
             products = max(depths) / config.rows * math.prod(chain.convolution_shape[:2])
             elements = config.phases * math.prod(chain.shape[:2]) * math.prod(chain.window)
             work.append(len(depths) * (products + elements))

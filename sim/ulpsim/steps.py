@@ -12,12 +12,15 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import integers
 from .config import SLOT_BYTES, CoreConfig
-from .formats import Format
+from .cycles_execute import tile_period, vector_slots
+from .fold import group_slots
+from .formats import Format, Precision
 from .fusion import Chain, CompileError, Tensor
-from .isa import Instruction, Segment, Target
+from .isa import Fold, Instruction, Segment, Target
 from .layout import Layout
 
 __all__ = [
@@ -213,15 +216,15 @@ class Prepared:
         outputs, vector = len(chain.weights), config.column_lanes
         columns = -(-outputs // vector)
         precision = source.stored.format.precision
-        #: Slots of K that a line of weights serves.
+        #: Slots of K that a line of weights serves in a column.
         self.ratio = chain.ratio(source)
         self.products: list[list[Product]] = []
         for column in range(columns):
             self.products.append([])
-            weights = np.zeros((0, 0)) if operand is not None else \
+            weights = np.zeros((0, 0), np.int64) if operand is not None else \
                 chain.tile_weights(source, config, column).reshape(vector, -1)
             for runs in self._runs(source, row_pitch, column):
-                for slot, part in self._parts(runs, uncut):
+                for slot, part in self._parts(runs, uncut, chain.fold(config, column)):
                     if operand is not None:
                         piece = Piece(chain.layers[0], Target.WEIGHTS, operand.offset
                                       + slot * operand.row_bytes + column * vector * SLOT_BYTES,
@@ -229,8 +232,8 @@ class Prepared:
                     else:
                         elements = slice(slot * precision.per_slot,
                                          (slot + part.slots) * precision.per_slot)
-                        lines = integers.pack(weights[:, elements],
-                                              chain.weight_format.precision).T
+                        lines = self._lines(weights[:, elements], precision,
+                                            chain.fold(config, column))
                         piece = Piece(chain.layers[0], Target.WEIGHTS, len(parameters), len(lines))
                         parameters += lines.astype("<u2").tobytes()
                     self.products[-1].append(Product(piece, part.slots, part.first, part.length,
@@ -242,6 +245,19 @@ class Prepared:
         for column in range(0, len(table), vector):
             self.columns.append(Piece(chain.layers[0], Target.PARAMETERS, len(parameters), vector))
             parameters += table[column:column + vector].astype("<u4").tobytes()
+
+    def _lines(self, weights: NDArray[np.int64], precision: Precision,
+               fold: Fold) -> NDArray[np.uint16]:
+        """Lines of weights [outputs, elements along K] for activations of a precision; with
+        groups of columns those of the first ones, each group's own."""
+        slots = weights.shape[1] // precision.per_slot
+        outputs = len(weights) // fold.groups
+        elements = weights[:outputs].reshape(outputs, slots, precision.per_slot)
+        parts = [integers.pack(elements[:, group].reshape(outputs, -1),
+                               self.chain.weight_format.precision).T
+                 for group in group_slots(slots, self.config.rows, fold)]
+        return np.concatenate([np.pad(part, ((0, len(parts[0]) - len(part)), (0, 0)))
+                               for part in parts], axis=1)
 
     def _runs(self, source: Tensor, row_pitch: int, column: int) -> Iterator[tuple[int, "_Runs"]]:
         """K of a tile of columns as (its first slot, runs): of whole rows of the kernel, or, where
@@ -258,8 +274,8 @@ class Prepared:
             yield row * width * count, _Runs(
                 first + row * down * row_pitch, count, right * source.pixel_slots, width)
 
-    def _parts(self, slot_runs: tuple[int, "_Runs"],
-               fits: bool) -> list[tuple[int, "_Runs"]]:
+    def _parts(self, slot_runs: tuple[int, "_Runs"], fits: bool,
+               fold: Fold) -> list[tuple[int, "_Runs"]]:
         """The same, cut so that weights come piece by piece.
 
         It is not cut if all weights fit, or if it cannot be and one tile fits.
@@ -269,11 +285,14 @@ class Prepared:
         if runs.count == 1 or runs.pitch == runs.length:
             runs = _Runs(runs.first, runs.slots, runs.slots, 1)
         most = min(config.weight_lines // 2, max(config.weight_lines // 8, _LEAST_PIECE))
-        most = min(most * self.ratio, _MOST_DEPTH)
+        # Slots of K that a line of weights serves in all.
+        served = self.ratio * fold.groups
+        most = min(most * served, _MOST_DEPTH)
         if runs.slots <= (_MOST_DEPTH if fits else most):
             return [(slot, runs)]
         # Tiles of FP16 must stay what they are without the cut: sums depend on them.
-        granule = config.rows if chain.weight_format.precision.is_float else 1
+        rows = vector_slots(config, fold)
+        granule = rows if chain.weight_format.precision.is_float else 1
         length = runs.length
         whole = next((n for n in range(most // length, 0, -1) if n * length % granule == 0), 0)
         if whole:
@@ -281,16 +300,16 @@ class Prepared:
                 runs.first + first * runs.pitch, length, runs.pitch, count))
                 for first, count in _blocks(runs.count, whole)]
         if runs.count > 1 and length % granule:
-            if runs.slots <= min(config.weight_lines * self.ratio, _MOST_DEPTH):
+            if runs.slots <= min(config.weight_lines * served, _MOST_DEPTH):
                 return [(slot, runs)]
             raise CompileError(chain.name, f"{length} slots of a kernel's row must be a multiple "
-                               f"of the array's {config.rows} rows, as the weights of a tile of "
-                               f"columns, {runs.slots} lines, do not fit the scratchpad's "
-                               f"{config.weight_lines}")
+                               f"of the array's {rows} rows, as the weights of a tile of "
+                               f"columns, {runs.slots // fold.groups} lines, do not fit the "
+                               f"scratchpad's {config.weight_lines}")
         return [(slot + i * length + first, _Runs(
             runs.first + i * runs.pitch + first, count, count, 1))
             for i in range(runs.count)
-            for first, count in _blocks(length, most // config.rows * config.rows)]
+            for first, count in _blocks(length, max(1, most // rows) * rows)]
 
 
 def item(prepared: Prepared, tile: Tile, column: int, *, source: Layout, target: Layout,
@@ -305,6 +324,7 @@ def item(prepared: Prepared, tile: Tile, column: int, *, source: Layout, target:
     columns = (tile.columns - 1) * step_x + chain.window[1]
     top, left = tile.row * step_y, tile.column * step_x
     activations, weights = source.tensor.stored.format, chain.weight_format
+    fold = chain.fold(config, column)
     first = source.slot(tile.image, top * stride_y - chain.padding[0],
                         left * stride_x - chain.padding[1])
     steps, label = [], chain.layers[0]
@@ -312,7 +332,7 @@ def item(prepared: Prepared, tile: Tile, column: int, *, source: Layout, target:
         steps.append(Step(label, Instruction(
             "MATMUL", precision=activations.precision, weight_precision=weights.precision,
             activation_signed=_signed(activations), weight_signed=_signed(weights),
-            weight_odd=int(weights.odd), accumulate=int(i > 0),
+            weight_odd=int(weights.odd), accumulate=int(i > 0), fold=fold,
             depth=product.depth, address=first + product.first,
             run_length=product.run_length,
             run_pitch=product.run_pitch if product.depth > product.run_length else 0,
@@ -340,7 +360,7 @@ def item(prepared: Prepared, tile: Tile, column: int, *, source: Layout, target:
     kind = chain.output.format
     steps.append(Step(label, Instruction(
         "SPECIAL", float_accumulator=int(activations.precision.is_float), relu=int(chain.relu),
-        clip=int(chain.clip), pool=chain.pool, output_precision=kind.precision,
+        clip=int(chain.clip), pool=chain.pool, fold=fold, output_precision=kind.precision,
         output_signed=_signed(kind),
         window_0=chain.window[0], window_1=chain.window[1],
         address=target.slot(tile.image, tile.row, tile.column) + vector_offset(kind),
@@ -353,10 +373,10 @@ def item(prepared: Prepared, tile: Tile, column: int, *, source: Layout, target:
         **_loops("", "window_stride_{}", ((chain.window[0], columns), (chain.window[1], 1))),
         **values), prepared.columns[column]))
     vectors = tile.images * rows * columns
-    weight_tiles = sum(-(-product.depth // config.rows)
+    weight_tiles = sum(-(-product.depth // vector_slots(config, fold))
                        for product in prepared.products[column])
     windows = tile.images * tile.rows * tile.columns * math.prod(chain.window)
-    return Item(steps, weight_tiles * max(vectors, config.minimum_tile_period)
+    return Item(steps, weight_tiles * tile_period(config, vectors, fold)
                 + windows * config.phases)
 
 

@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from .config import SLOT_BYTES, CoreConfig
+from .cycles_execute import tile_period
 from .cycles_special import vectors_together
 from .fusion import Chain, CompileError, Fused, Tensor
 from .isa import INSTRUCTION_BYTES, Instruction, Segment, Target
@@ -123,20 +124,23 @@ class _Chain:
         self.schedule, self.chain, self.config = schedule, chain, schedule.config
         tensors = schedule.tensors
         source = tensors[chain.source]
-        residue = chain.kernel[1] * source.pixel_slots % self.config.residues
+        modulus = self.config.residues * chain.most_groups(self.config)
+        residue = chain.kernel[1] * source.pixel_slots % modulus
         self.source = dataclasses.replace(
             source, border=(0, chain.padding[1]), gap=0,
-            row_residue=residue if chain.kernel[0] > 1 else None)
+            row_residue=residue if chain.kernel[0] > 1 else None, row_modulus=modulus)
         self.target = dataclasses.replace(tensors[chain.name], border=(0, 0), row_residue=None)
         self.residual = None if chain.residual is None else dataclasses.replace(
             tensors[chain.residual], border=(0, 0), row_residue=None)
         self.all_columns = -(-len(chain.weights) // self.config.column_lanes)
         #: Rows of the largest stripe, once there is a cut.
         self.most_rows = 0
-        self.depth = max(chain.depths(source, self.config))
+        self.weight_tiles = max(chain.tiles(source, self.config))
+        #: Cycles between tiles, at least.
+        self.least_period = tile_period(self.config, 1, chain.fold(self.config, 0))
         self.weight_lines = max(chain.lines(source, self.config))
         # Where the special functions are the slower ones, fewer and longer instructions are better.
-        vectors = math.prod(chain.convolution_shape[:2]) * -(-self.depth // self.config.rows)
+        vectors = math.prod(chain.convolution_shape[:2]) * self.weight_tiles
         self.special_cycles = self._special_cycles()
         elements = math.prod((*chain.shape[:2], *chain.window)) * self.special_cycles
         self.parts = min(schedule.parts, 2) if elements >= vectors else schedule.parts
@@ -158,7 +162,7 @@ class _Chain:
     def _least_columns(self) -> int:
         """Tiles of columns whose slots are whole words of the bus, in every tensor."""
         word, columns = self.config.bus_slots, 1
-        if self.target.gap:
+        if self.target.gap or self.chain.most_groups(self.config) > 1:
             return self.all_columns
         while columns < self.all_columns:
             slots = [columns * self.config.column_lanes // tensor.stored.format.precision.per_slot
@@ -218,8 +222,7 @@ class _Chain:
                 vectors = (tile.images * self._conv_rows(tile.rows)
                            * ((tile.columns - 1) * chain.pool_stride[1] + chain.window[1]))
                 windows = tile.images * tile.rows * tile.columns
-                compute += -(-self.depth // config.rows) * max(vectors,
-                                                               config.minimum_tile_period)
+                compute += self.weight_tiles * max(vectors, self.least_period)
                 special += (windows * math.prod(chain.window)
                             * self.special_cycles + _OVERHEAD)
                 program += 2 * INSTRUCTION_BYTES // config.bus_bytes

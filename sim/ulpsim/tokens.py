@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .config import SLOT_BYTES, CoreConfig
+from .fold import group_depth
 from .formats import Precision
 from .interpreter import MOST_TOKENS, PARAMETER_SLOTS
-from .isa import Instruction, Segment, Source, Target, Unit
+from .isa import Fold, Instruction, Segment, Source, Target, Unit
 from .matmul import weight_ratio
 
 __all__ = [
@@ -111,12 +112,12 @@ def _accesses(instruction: Instruction, config: CoreConfig) -> Iterator[Access]:
             }[Target(instruction["target"])]
         yield Access(memory, np.unique(rows // size), True)
     elif instruction.name == "MATMUL":
-        yield from _matmul_accesses(instruction)
+        yield from _matmul_accesses(instruction, config)
     elif instruction.name == "SPECIAL":
         yield from _special_accesses(instruction, config)
 
 
-def _matmul_accesses(instruction: Instruction) -> Iterator[Access]:
+def _matmul_accesses(instruction: Instruction, config: CoreConfig) -> Iterator[Access]:
     depth, length = instruction["depth"], instruction["run_length"]
     runs, rest = divmod(depth, length)
     taps = np.concatenate([
@@ -124,6 +125,7 @@ def _matmul_accesses(instruction: Instruction) -> Iterator[Access]:
         runs * instruction["run_pitch"] + np.arange(rest)])
     vectors = _nested(instruction["address"], *_loops(instruction, "stride"))
     yield Access(Memory.ACTIVATIONS, _sum_set(vectors, taps), False)
+    depth = group_depth(depth, config.rows, Fold(instruction["fold"]))
     lines = -(-depth // weight_ratio(Precision(instruction["precision"]),
                                      Precision(instruction["weight_precision"])))
     yield Access(Memory.WEIGHTS, instruction["weights"] + np.arange(lines), False)
@@ -146,7 +148,8 @@ def _sum_set(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.
 def _special_accesses(instruction: Instruction, config: CoreConfig) -> Iterator[Access]:
     def slots(kind: str) -> int:
         precision = instruction.choice(f"{kind}_precision")
-        return config.column_lanes // precision.per_slot  # type: ignore[attr-defined]
+        columns = config.column_lanes // Fold(instruction["fold"]).groups
+        return columns // precision.per_slot  # type: ignore[attr-defined]
 
     def windows(stride: str) -> list[tuple[int, int]]:
         return [(instruction[f"window_{i}"], instruction[f"{stride}_{i}"]) for i in range(2)]
