@@ -332,7 +332,9 @@ def test_few_outputs_are_computed_in_groups(kind, streamed, rng):
         found = {label: {Fold(compiled.program[i]["fold"]) for i in compiled.instructions_of(label)
                          if compiled.program[i].name == "MATMUL"}
                  for label in ("layer0", "layer1")}
-        assert found == ({"layer0": {Fold.ONE, Fold.FOUR}, "layer1": {Fold.TWO}}
+        # Of INT4 the special functions would take longer than four groups.
+        last = Fold.TWO if kind == "INT4" else Fold.FOUR
+        assert found == ({"layer0": {Fold.ONE, last}, "layer1": {Fold.TWO}}
                          if config is folded else {"layer0": {Fold.ONE}, "layer1": {Fold.ONE}})
     assert cycles["folded"] < 0.9 * cycles["plain"]
     assert words["folded"] < 0.8 * words["plain"]

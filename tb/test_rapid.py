@@ -16,22 +16,21 @@ from ulpsim.programs import random_codes
 
 
 def convolutions(kind: Format, rng: np.random.Generator) -> Network:
-    """3 x 3 from 40 channels to 100 on 9 x 7, then to 20 and 1 x 1 to 10: nothing is a multiple of
-    what the core takes, and columns form groups of two and of four. BINARY, which has no zero to
-    fill anything up, to 192 alone."""
+    """3 x 3 from 40 channels to 90 on 9 x 7, then to 10: nothing is a multiple of what the core
+    takes, and columns form two groups and four. BINARY, which has no zero to fill anything up, to
+    192 alone."""
     binary = kind.precision is Precision.BINARY
-    channels, outputs = (48, [192]) if binary else (40, [100, 20, 10])
+    channels, outputs = (48, [192]) if binary else (40, [90, 10])
     layers, before = [], "image"
     for number, count in enumerate(outputs):
-        kernel = 3 if number < 2 else 1
-        shape = count, kernel, kernel, channels
+        shape = count, 3, 3, channels
         weights = (rng.normal(size=shape) if kind.precision.is_float else
                    rng.integers(kind.lowest, kind.highest + 1, shape))
         step = 1.0 if kind.precision.is_float or binary else 4.0 * kind.highest * math.sqrt(
             math.prod(shape[1:]))
         layer = {"name": f"layer{number}", "op": "convolution", "input": before,
                  "weights": weights, "weight_format": kind.name,
-                 "padding": 0 if binary else kernel // 2}
+                 "padding": 0 if binary else 1}
         output = {"format": kind.name, "step": step}
         # The sign of what is not negative says nothing.
         layers += [layer | {"output": output}] if binary else [
