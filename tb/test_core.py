@@ -25,7 +25,7 @@ from ulpsim.isa import (
 )
 from ulpsim.programs import RandomProgram, covering_programs, random_program
 from ulpsim.tokens import with_tokens
-from wide import EVERY, FOLDED, WIDE
+from wide import EVERY, FOLDED, FOLDED_NANO, WIDE
 
 _PAGE = 4096
 
@@ -86,7 +86,9 @@ def golden(config: CoreConfig, placed: Placed) -> tuple[np.ndarray, list[tuple[C
     return memory, ends
 
 
-@pytest.mark.parametrize("config", [EDGE, NANO, WIDE, FOLDED], ids=lambda c: c.name)
+@pytest.mark.parametrize("config", [
+    EDGE, NANO, WIDE, FOLDED_NANO, pytest.param(FOLDED, marks=pytest.mark.nightly)],
+    ids=lambda c: c.name)
 @pytest.mark.parametrize(("latency", "count"), [
     (2, 40), (16, 40), (77, 40), pytest.param(31, 600, marks=pytest.mark.nightly)])
 def test_random_programs_words_and_cycles(config, latency, count, seed):
@@ -96,7 +98,8 @@ def test_random_programs_words_and_cycles(config, latency, count, seed):
 
 @pytest.mark.parametrize(("config", "instructions_alone"), [
     pytest.param(EDGE, False, id="edge"), pytest.param(NANO, False, id="nano"),
-    pytest.param(WIDE, False, id="wide"), pytest.param(FOLDED, True, id="folded"),
+    pytest.param(WIDE, False, id="wide"), pytest.param(FOLDED_NANO, True, id="folded_nano"),
+    pytest.param(FOLDED, True, id="folded", marks=pytest.mark.nightly),
     pytest.param(EVERY, True, id="every", marks=pytest.mark.nightly)])
 def test_every_bin_of_the_coverage_is_hit(config, instructions_alone, seed, record_property):
     """Formats, operations, shapes and networks: `ulpsim.coverage` says what must occur."""

@@ -47,7 +47,7 @@ _CONFIGS = {
     "folded_four": dataclasses.replace(WIDE, name="folded_four", columns=8, special_lanes=8, fold=4,
                                        formats=(Precision.FP16, Precision.INT8, Precision.INT2),
                                        **_SMALL),
-    "folded_drain": dataclasses.replace(WIDE, name="folded_drain", columns=8, special_lanes=16,
+    "folded_drain": dataclasses.replace(WIDE, name="folded_drain", columns=8, special_lanes=8,
                                         fold=4, formats=(Precision.FP16,), special_functions=False,
                                         **_SMALL),
     "folded_integers": dataclasses.replace(NANO, name="folded_integers", lanes=4, special_lanes=8,
