@@ -86,12 +86,14 @@ class Core(wiring.Component):
 
         m.submodules.registers = registers
         m.submodules.sequencer = sequencer
+        groups = GroupSums(config=config) if config.fold > 1 else None
         # Each block has its own copies of what would otherwise cross the whole device: `clear`,
         # and the turn at the scratchpad's shared port.
         for name, block in (("load", load), ("execute", execute), ("special", special),
                             ("store", store), ("array", array), ("accumulators", accumulators),
                             ("activations", activations), ("weights", weights),
-                            ("parameters", parameters)):
+                            ("parameters", parameters),
+                            *([("groups", groups)] if groups is not None else [])):
             m.submodules[f"{name}_clear"] = clear = _Copy()
             m.d.comb += clear.coming.eq(sequencer.coming_clear)
             m.submodules[name] = ResetInserter(clear.present)(block)
@@ -114,10 +116,7 @@ class Core(wiring.Component):
             m.d.comb += [bias.coming.eq(registers.forward_bias),
                          block.forward_bias.eq(bias.present)]
         self._connect_array(m, execute, array, accumulators, activations, weights)
-        groups = None
-        if config.fold > 1:
-            groups = GroupSums(config=config)
-            m.submodules.groups = clear(groups)
+        if groups is not None:
             m.d.comb += activations.gather_groups.eq(execute.gather_groups)
         self._connect_special(m, special, accumulators, groups, activations, parameters)
         return m
