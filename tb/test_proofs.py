@@ -55,10 +55,13 @@ def test_nested_loops_show_the_exact_address_or_that_it_is_out_of_bounds(width):
                     m.d.sync += origin[j].eq(least(origin[i] + stride[i], width))
                 for j in range(i + 1, 3):
                     m.d.sync += place[j].eq(0)
+    foretold = Signal()
+    m.d.sync += foretold.eq(loop.coming_last)
     with m.If(started):
         m.d.comb += [
             Assert(shows(loop.address, origin[2], width)),
             Assert(loop.last == over[0]),
+            Assert(loop.last == foretold),
             Assert(loop.first == ~Cat(*place).any()),
         ]
         # What holds the proof together.
@@ -66,7 +69,7 @@ def test_nested_loops_show_the_exact_address_or_that_it_is_out_of_bounds(width):
             m.d.comb += [
                 Assert(place[i] < count[i]), Assert(within[f"count_{i}"] == count[i]),
                 Assert(within[f"left_{i}"] == (count[i] - place[i])[:loop.count_width]),
-                Assert(within[f"last_{i}"] == ends[i]),
+                Assert(within[f"last_{i}"] == ends[i]), Assert(within[f"end_{i}"] == over[i]),
                 Assert(within[f"single_{i}"] == (count[i] == 1)),
                 Assert(shows(within[f"stride_{i}"], stride[i], width)),
                 Assert(origin[i] <= 1 << width), Assert(stride[i] <= 1 << width),

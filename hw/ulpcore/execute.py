@@ -352,10 +352,9 @@ class _Walker(wiring.Component):
 
     def _in_use(self, instruction: Any) -> Value:
         """The slots of a tile."""
-        if self.config.fold == 1:
-            return Const(-1, self.config.rows)
-        return Cat(slot <= self._last_slot(instruction)
-                   for slot in range(self.config.fold * self.config.rows))
+        rows = self.config.rows
+        return Cat(Const(-1, rows), *(slot <= self._last_slot(instruction)
+                                      for slot in range(rows, self.config.fold * rows)))
 
     def _moved_in(self, instruction: Any, values: list[Value], new: Value) -> Value:
         """The values of a tile's slots, each moved on by one, and a new one for the last slot."""
