@@ -118,7 +118,7 @@ def test_sums_of_groups(name: str, rng: np.random.Generator) -> None:
 @pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 def test_configurations_are_checked() -> None:
     with pytest.raises(TypeError, match="config must be a CoreConfig, not 4"):
-        GroupSums(config=4)  # type: ignore[arg-type]
+        GroupSums(config=4)  # type: ignore[arg-type]  # that it is refused is the test
     gc.collect()
     for values, message in (
             ({"fold": 3}, "fold must be a power of two, not 3"),

@@ -149,6 +149,7 @@ def _special_accesses(instruction: Instruction, config: CoreConfig) -> Iterator[
     def slots(kind: str) -> int:
         precision = instruction.choice(f"{kind}_precision")
         columns = config.column_lanes // Fold(instruction["fold"]).groups
+        # `choice` is any enumeration; that of a precision field is Precision.
         return columns // precision.per_slot  # type: ignore[attr-defined]
 
     def windows(stride: str) -> list[tuple[int, int]]:
