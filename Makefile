@@ -2,16 +2,21 @@
 PYTHON ?= python3
 CONFIG ?= edge
 VENV := .venv
+comma := ,
 BIN := $(VENV)/bin
 DATA ?= /usr/share/datasets/fashion-mnist
 
-.PHONY: run test nightly verilog lint types bench synth train train-kjv clean
+.PHONY: run test test-torch nightly verilog lint types bench synth train train-kjv clean
 
 run: $(VENV)/test
 	$(BIN)/ulpcore run --config $(CONFIG)
 
 test: $(VENV)/test
 	$(BIN)/pytest -n auto --dist loadfile -m "not nightly"
+
+# The tests that need PyTorch, which `make test` leaves out where it is not installed.
+test-torch: $(VENV)/test-torch
+	$(BIN)/pytest -n auto --dist loadfile tb/test_torch_hook.py
 
 nightly: $(VENV)/test
 	$(BIN)/pytest -n auto --dist load -m nightly --results bench/results/nightly.json
@@ -46,8 +51,10 @@ $(BIN)/python:
 		'Python 3.11 or newer is needed, not ' + sys.version)"
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/test $(VENV)/synth $(VENV)/train: $(VENV)/%: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
+$(VENV)/test $(VENV)/test-torch $(VENV)/synth $(VENV)/train: \
+		$(VENV)/%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--editable ".[$(subst -,$(comma),$*)]"
 	touch $@
 
 clean:

@@ -67,9 +67,9 @@ class Learner:
         self.step = 0
 
     def layer(self, name: str, gradient: NDArray[np.float32], bin_size: int,
-              point: int | None = None) -> LearnerLayer:
+              point: int | None = None, number: int | None = None) -> LearnerLayer:
         """The layer of a name; made for this gradient when it is met first, its point by
-        `point_for` if none is given.
+        `point_for` if none is given, its number the next one.
 
         Raises ValueError if the layer has another length, or if there would be more than 4096.
         """
@@ -78,8 +78,8 @@ class Learner:
                 raise ValueError(f"layers must be at most {LAYERS}, {name!r} is one more")
             settings = Settings(bin_size, self.factor,
                                 point_for(gradient) if point is None else point)
-            self.layers[name] = LearnerLayer(len(self.layers), settings,
-                                             np.zeros(len(gradient), np.int32))
+            self.layers[name] = LearnerLayer(len(self.layers) if number is None else number,
+                                             settings, np.zeros(len(gradient), np.int32))
         layer = self.layers[name]
         if len(layer.residue) != len(gradient):
             raise ValueError(f"gradient of {name} must have {len(layer.residue)} elements as "
