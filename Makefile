@@ -6,7 +6,8 @@ comma := ,
 BIN := $(VENV)/bin
 DATA ?= /usr/share/datasets/fashion-mnist
 
-.PHONY: run test test-torch nightly verilog lint types bench synth train train-kjv clean
+.PHONY: run test test-torch nightly verilog lint types bench synth train train-kjv study-adacomp \
+	clean
 
 run: $(VENV)/test
 	$(BIN)/ulpcore run --config $(CONFIG)
@@ -16,7 +17,7 @@ test: $(VENV)/test
 
 # The tests that need PyTorch, which `make test` leaves out where it is not installed.
 test-torch: $(VENV)/test-torch
-	$(BIN)/pytest -n auto --dist loadfile tb/test_torch_hook.py
+	$(BIN)/pytest -n auto --dist loadfile tb/test_torch_hook.py tb/test_adacomp_study.py
 
 nightly: $(VENV)/test
 	$(BIN)/pytest -n auto --dist load -m nightly --results bench/results/nightly.json
@@ -46,12 +47,16 @@ train: $(VENV)/train
 train-kjv: $(VENV)/train
 	$(BIN)/python examples/kjv/train.py --output examples/kjv
 
+# What is there already is not run again; STUDY names a part: --part cnn --learners 8 --seeds 0
+study-adacomp: $(VENV)/study
+	$(BIN)/python bench/study_adacomp.py --data $(DATA) $(STUDY)
+
 $(BIN)/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and \
 		'Python 3.11 or newer is needed, not ' + sys.version)"
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/test $(VENV)/test-torch $(VENV)/synth $(VENV)/train: \
+$(VENV)/test $(VENV)/test-torch $(VENV)/synth $(VENV)/train $(VENV)/study: \
 		$(VENV)/%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--editable ".[$(subst -,$(comma),$*)]"
