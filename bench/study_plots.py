@@ -51,7 +51,7 @@ def _lost(figure: Any, task: str, rows: dict[str, dict[str, Any]]) -> None:
                       label=f"{method}, n {learners}")
         # One curve over the factor, one over the bin size.
         if learners == 8 and "one pass" not in method:
-            for which, line in (("bins 50 500", "over the factor"), ("factor 2,", "over bins")):
+            for which, line in (("bins 50 500", "over the factor"), ("factor 2.5,", "over bins")):
                 if which in method:
                     lines.setdefault(line, []).append(point)
     for name, style in (("over the factor", "-"), ("over bins", ":")):
@@ -91,12 +91,12 @@ def _unions(figure: Any, rows: dict[str, dict[str, Any]]) -> None:
         found = {}
         for setting, row in rows.items():
             method, learners, _ = parts(setting)
-            if method == "adacomp, factor 2, bins 50 500" and kind in row["union at the end"]:
+            if method == "adacomp, factor 2.5, bins 50 500" and kind in row["union at the end"]:
                 found[learners] = row["union at the end"][kind]
         if found:
             axes.plot(sorted(found), [found[n] for n in sorted(found)], marker, label=KINDS[kind])
     axes.set_xscale("log", base=2)
-    axes.set_xlabel("learners (factor 2, end of training)")
+    axes.set_xlabel("learners (factor 2.5, end of training)")
     axes.set_ylabel("union density")
     axes.set_ylim(0, 1)
     if axes.get_legend_handles_labels()[0]:
