@@ -10,17 +10,17 @@ from amaranth.utils import exact_log2
 from ulpsim.compression.adacomp import LARGEST_BIN
 
 from ..float32 import delay
-from .lane import H_BITS
-from .positions import BIN_BITS, INDEX_BITS, Positions, require_lanes
+from .positions import BIN_BITS, INDEX_BITS, Indices, Positions, require_lanes
 
 __all__ = ["MAXIMA", "Bins", "choose"]
 
-#: Rows beyond one bin that the buffer holds: those that are on their way to it and from it.
+#: Rows beyond one bin that there is room for: those that are on their way to the ring and from it.
 _SLACK = 64
 #: Bins over several rows whose maximum is known and which have not been read.
 MAXIMA = 64
-#: Neither needs what a word was when it is read while being written.
+#: None is read where it is being written.
 _NO_COLLISIONS: Any = {"no_rw_check": 1}
+_BLOCK_RAM: Any = {"no_rw_check": 1, "ram_style": "block"}
 
 
 class Bins(wiring.Component):
@@ -28,9 +28,10 @@ class Bins(wiring.Component):
 
     Only when the last element of a bin is there is its maximum known. In a ring of rows the
     elements wait for it: while a bin is being read, the next one fills the places behind it, so
-    that one bin and a few rows are room enough for reading and writing without a break. What is
-    known when a row is written, its bins that end there, is decided before; for the others, all of
-    one bin, the row asks when it is read.
+    that one bin and a few rows are room enough for reading and writing without a break. The few
+    rows have a queue of their own in front of the ring, which so is a power of two if the largest
+    bin is. What is known when a row is written, its bins that end there, is decided before; for
+    the others, all of one bin, the row asks when it is read.
 
     The caller sees to it that no more than `rows` rows are on their way from `row_valid` to
     `released`, and no more than MAXIMA bins that began in another row than they end in, from
@@ -50,10 +51,10 @@ class Bins(wiring.Component):
         and not measured alone.
     sum_valid, sum, bins
         For the last row of each layer, the sum of the maxima of its bins, and their number.
-    bin_size, last_element, layer_ready
-        Of the layer of the row that is read next; whether it is known.
-    ready : Out(1), read : In(1), reading_last : Out(1)
-        The next row can be read; read it; whether it is its layer's last one.
+    load : In(1), bin_size, last_element, active : Out(1)
+        A layer whose rows are to be read next, as `Positions` takes it.
+    ready : Out(1), read : In(1), reading_first, reading_last : Out(1)
+        The next row can be read; read it; whether it is its layer's first or last one.
     released, closed : Out(1)
         Room for a row, for a maximum, has become free.
     read_valid, read_total, read_sent, read_index, read_end, read_first, read_last, read_refused
@@ -76,9 +77,11 @@ class Bins(wiring.Component):
     bins: Signal
     bin_size: Signal
     last_element: Signal
-    layer_ready: Signal
+    load: Signal
+    active: Signal
     ready: Signal
     read: Signal
+    reading_first: Signal
     reading_last: Signal
     released: Signal
     closed: Signal
@@ -97,15 +100,17 @@ class Bins(wiring.Component):
             raise ValueError(f"largest_bin must be an integer from 1 to {LARGEST_BIN}, not "
                              f"{largest_bin!r}")
         self.largest_bin = largest_bin
-        self.rows = -(-largest_bin // lanes) + 1 + _SLACK
+        self.ring_rows = max(-(-largest_bin // lanes), 2)
+        self.rows = self.ring_rows + _SLACK
         words = data.ArrayLayout(32, lanes)
         super().__init__({
             "row_valid": In(1), "total": In(words), "total_magnitude": In(words),
-            "threshold_magnitude": In(data.ArrayLayout(H_BITS, lanes)), "end": In(lanes),
+            "threshold_magnitude": In(words), "end": In(lanes),
             "continues": In(1), "last": In(1), "store": In(1), "refused": In(1),
             "sum_valid": Out(1), "sum": Out(64), "bins": Out(32),
-            "bin_size": In(BIN_BITS), "last_element": In(32), "layer_ready": In(1),
-            "ready": Out(1), "read": In(1), "reading_last": Out(1),
+            "bin_size": In(BIN_BITS), "last_element": In(32), "load": In(1),
+            "active": Out(1), "ready": Out(1), "read": In(1), "reading_first": Out(1),
+            "reading_last": Out(1),
             "released": Out(1), "closed": Out(1),
             "read_valid": Out(1), "read_total": Out(words), "read_sent": Out(lanes),
             "read_index": Out(data.ArrayLayout(INDEX_BITS, lanes)), "read_end": Out(lanes),
@@ -187,8 +192,8 @@ class Bins(wiring.Component):
         decided = delay(m, Cat(combined.end[j:].any() for j in range(lanes)), 2, name="decided")
 
         # Their sum, a row at a time: all but the first by a tree, while the first is being found.
-        others = [delay(m, value & (scanned.end[j] & ~first_end[j]).replicate(32), 1,
-                        name=f"other_{j}") for j, value in enumerate(largest)]
+        others = [delay(m, Mux(scanned.end[j] & ~first_end[j], value, 0), 1, name=f"other_{j}")
+                  for j, value in enumerate(largest)]
         number: Value = delay(m, sum(scanned.end[j] for j in range(lanes)), 1, name="ends")
         depth = 1
         while len(others) > 1:
@@ -209,69 +214,89 @@ class Bins(wiring.Component):
         m.d.comb += [self.sum.eq(total + row_sum), self.bins.eq(bins + number),
                      self.sum_valid.eq(summed.valid & summed.last)]
 
-        # Decide what can be decided.
+        # Decide what can be decided. An element that is zero has no sign to send.
         write_stage = scans + 5
-        thresholds = [delay(m, self.threshold_magnitude[j], scans + 3, name=f"threshold_{j}")
-                      for j in range(lanes)]
-        reaches = [delay(m, thresholds[j] >= Cat(Const(0, 2), maximum[j]), 1, name=f"reaches_{j}")
-                   for j in range(lanes)]
-        written = at(write_stage)
-        m.submodules.ring = ring = Memory(
-            shape=data.StructLayout({"refused": 1, "total": data.ArrayLayout(32, lanes),
-                                     "threshold": data.ArrayLayout(H_BITS, lanes)}),
-            depth=self.rows, init=[], attrs=_NO_COLLISIONS)
-        write, read = ring.write_port(), ring.read_port()
-        to_ring = Signal(ring.shape, name="to_ring")
+        m.submodules.queue = queue = Memory(
+            shape=data.StructLayout({"refused": 1, "may": lanes,
+                                     "total": data.ArrayLayout(32, lanes),
+                                     "threshold": data.ArrayLayout(32, lanes)}),
+            depth=_SLACK, init=[], attrs=_BLOCK_RAM)
+        enter, leave = queue.write_port(), queue.read_port()
+        arriving = Signal(queue.shape, name="arriving")
         for j in range(lanes):
-            late = delay(m, thresholds[j], 1, name=f"threshold_late_{j}")
-            m.d.sync += to_ring.threshold[j].eq(
-                Mux(decided[j], reaches[j].replicate(H_BITS), late))
-            m.d.sync += to_ring.total[j].eq(
-                delay(m, self.total[j], write_stage - 1, name=f"total_{j}"))
-        m.d.sync += to_ring.refused.eq(at(write_stage - 1).refused)
-        write_row = Signal(range(self.rows))
-        keep = Signal()
-        m.d.comb += [keep.eq(written.valid & written.store), write.en.eq(keep),
-                     write.data.eq(to_ring), write.addr.eq(write_row)]
-        with m.If(keep):
-            m.d.sync += write_row.eq(Mux(write_row == self.rows - 1, 0, write_row + 1))
+            threshold = delay(m, self.threshold_magnitude[j], write_stage - 2,
+                              name=f"threshold_{j}")
+            reaches = delay(m, threshold >= maximum[j], 1, name=f"reaches_{j}")
+            total = delay(m, self.total[j], write_stage - 2, name=f"total_{j}")
+            nonzero = delay(m, total.any(), 1, name=f"nonzero_{j}")
+            m.d.sync += [
+                arriving.may[j].eq(nonzero & (reaches | ~decided[j])),
+                arriving.threshold[j].eq(delay(m, threshold, 1, name=f"threshold_late_{j}")),
+                arriving.total[j].eq(delay(m, total, 1, name=f"total_late_{j}"))]
+        m.d.sync += arriving.refused.eq(at(write_stage - 1).refused)
+        arrived = at(write_stage)
+        keep, move = Signal(name="keep"), Signal(name="move")
+        queued, ring_level = Signal(range(_SLACK + 1)), Signal(range(self.ring_rows + 1))
+        enter_row, leave_row = Signal(range(_SLACK)), Signal(range(_SLACK))
+        m.d.comb += [
+            keep.eq(arrived.valid & arrived.store), enter.en.eq(keep), enter.addr.eq(enter_row),
+            enter.data.eq(arriving), move.eq(queued.any() & (ring_level != self.ring_rows)),
+            leave.en.eq(move), leave.addr.eq(leave_row)]
+        m.d.sync += [enter_row.eq(enter_row + keep), leave_row.eq(leave_row + move),
+                     queued.eq(queued + keep - move), ring_level.eq(ring_level + move - self.read)]
+
+        m.submodules.ring = ring = Memory(shape=queue.shape, depth=self.ring_rows, init=[],
+                                          attrs=_NO_COLLISIONS)
+        write, read = ring.write_port(), ring.read_port()
+        moved = delay(m, move, 1, name="moved", reset=True)
+        write_row = Signal(range(self.ring_rows))
+        m.d.comb += [write.en.eq(moved), write.data.eq(leave.data), write.addr.eq(write_row)]
+        with m.If(moved):
+            m.d.sync += write_row.eq(Mux(write_row == self.ring_rows - 1, 0, write_row + 1))
 
         # Maxima of the bins that ended in another row than they began in.
-        m.submodules.maxima = maxima = Memory(shape=33, depth=MAXIMA, init=[])
+        m.submodules.maxima = maxima = Memory(shape=32, depth=MAXIMA, init=[])
         push, look = maxima.write_port(), maxima.read_port(domain="comb")
         pushed = Signal(range(MAXIMA))
         closes = Signal()
         m.d.comb += [
             closes.eq(combined.valid & combined.store & combined.continues & combined.end.any()),
             push.en.eq(closes), push.addr.eq(pushed),
-            push.data.eq(Cat(head_maximum, ~head_maximum.any()))]
+            push.data.eq(head_maximum)]
         m.d.sync += pushed.eq(pushed + closes)
 
         # Reading.
         m.submodules.positions = positions = Positions(lanes=lanes)
+        m.submodules.indices = indices = Indices(lanes=lanes)
         waiting, known_maxima = Signal(range(self.rows + 1)), Signal(range(MAXIMA + 1))
-        goes_on = Signal()
         looked = Signal(range(MAXIMA))
         tail, closing = Signal(), Signal()
+        bin_size = Signal(BIN_BITS, name="bin_size_read")
+        with m.If(self.load):
+            m.d.sync += bin_size.eq(self.bin_size)
         m.d.comb += [
             positions.bin_size.eq(self.bin_size), positions.last_element.eq(self.last_element),
-            positions.take.eq(self.read),
+            positions.load.eq(self.load), positions.take.eq(self.read),
+            self.active.eq(positions.active),
             tail.eq(~positions.end[-1] & ~positions.last),
-            closing.eq(goes_on & positions.end.any()),
+            closing.eq(positions.continues & positions.end.any()),
             look.addr.eq(looked + closing),
-            self.ready.eq(self.layer_ready & waiting.any() & (~tail | (known_maxima > closing))),
+            self.ready.eq(positions.active & waiting.any() & (~tail | (known_maxima > closing))),
             self.released.eq(self.read), self.closed.eq(self.read & closing),
-            read.en.eq(self.read), self.reading_last.eq(positions.last),
+            read.en.eq(self.read), self.reading_first.eq(positions.first),
+            self.reading_last.eq(positions.last),
+            indices.bin_size.eq(bin_size), indices.to_end.eq(positions.to_end),
+            indices.end.eq(positions.end),
         ]
-        read_row = Signal(range(self.rows))
+        read_row = Signal(range(self.ring_rows))
         m.d.comb += read.addr.eq(read_row)
-        m.d.sync += [waiting.eq(waiting + keep - self.read),
+        m.d.sync += [waiting.eq(waiting + moved - self.read),
                      known_maxima.eq(known_maxima + closes - self.closed)]
         with m.If(self.read):
-            m.d.sync += [looked.eq(looked + closing), goes_on.eq(tail),
-                         read_row.eq(Mux(read_row == self.rows - 1, 0, read_row + 1))]
+            m.d.sync += [looked.eq(looked + closing),
+                         read_row.eq(Mux(read_row == self.ring_rows - 1, 0, read_row + 1))]
 
-        least = delay(m, Cat((look.data[32] | ~tail), Const(0, 1), look.data[:32]), 2, name="least")
+        least = delay(m, look.data, 2, name="least")
         from_ring = Signal(ring.shape, name="from_ring")
         m.d.sync += from_ring.eq(read.data)
         latency = self.read_latency
@@ -281,12 +306,13 @@ class Bins(wiring.Component):
             m.d.comb += getattr(self, f"read_{name}").eq(
                 delay(m, value, latency, name=f"read_{name}_late"))
         m.d.sync += self.read_refused.eq(from_ring.refused)
+        end = delay(m, positions.end, 2, name="end_from_ring")
         for j in range(lanes):
             m.d.comb += self.read_index[j].eq(
-                delay(m, positions.index[j], latency, name=f"read_index_{j}"))
+                delay(m, indices.index[j], latency - indices.latency, name=f"read_index_{j}"))
             m.d.sync += [self.read_total[j].eq(from_ring.total[j]),
-                         self.read_sent[j].eq((from_ring.threshold[j] >= least)
-                                              & from_ring.total[j].any())]
+                         self.read_sent[j].eq(from_ring.may[j] & (
+                             end[j:].any() | (from_ring.threshold[j] >= least)))]
         return m
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
@@ -13,7 +13,7 @@ from ..verilog import once
 from .bins import MAXIMA, Bins
 from .framing import LAYERS_WAITING, ROWS_WAITING, Framing, beat_numbers, packet_stream
 from .lane import Accumulate, Quantise
-from .layer import LayerCommand, Measured, PreparedLayer
+from .layer import LayerCommand, Measured, PreparedLayer, SentLayer, sent_layer
 from .positions import Positions, require_lanes
 from .words import Words
 
@@ -89,23 +89,25 @@ class Encoder(wiring.Component):
         bins = m.submodules.bins = self.bins
         m.submodules.words = words = Words(lanes=lanes)
         m.submodules.framing = framing = Framing(lanes=lanes)
-        prepared = self._prepare(m)
-        prepared_fifo, layer = prepared
+        prepared, prepared_layer = self._prepare(m)
 
         # Take rows.
         m.submodules.positions = positions = Positions(lanes=lanes)
-        m.submodules.begun = begun = SyncFIFO(
-            width=PreparedLayer.as_shape().size, depth=LAYERS_WAITING)
+        m.submodules.begun = begun = SyncFIFO(width=SentLayer.as_shape().size, depth=LAYERS_WAITING)
+        layer = Signal(PreparedLayer, name="taken_layer")
         command = layer.command
-        take = Signal(name="take")
+        take, load = Signal(name="take"), Signal(name="load")
         store = Signal(name="store")
         m.d.comb += store.eq(~command.measure)
-        closes = Signal(name="closes")
         m.d.comb += [
-            positions.bin_size.eq(command.bin_size),
-            positions.last_element.eq(command.last_element), positions.take.eq(take),
-            closes.eq(positions.index[0].any() & positions.end.any()),
-        ]
+            load.eq(prepared.r_rdy & (~positions.active | (take & positions.last))),
+            prepared.r_en.eq(load), positions.load.eq(load), positions.take.eq(take),
+            positions.bin_size.eq(prepared_layer.command.bin_size),
+            positions.last_element.eq(prepared_layer.command.last_element)]
+        with m.If(load):
+            m.d.sync += layer.eq(prepared_layer)
+        closes = Signal(name="closes")
+        m.d.comb += closes.eq(positions.continues & positions.end.any())
         rows_out = Signal(range(bins.rows + 1), name="rows_out")
         maxima_out = Signal(range(MAXIMA + 1), name="maxima_out")
         measured_out = Signal(range(_MEASURED + 1), name="measured_out")
@@ -113,12 +115,12 @@ class Encoder(wiring.Component):
                  & begun.w_rdy)
         can_take = Signal(name="can_take")
         m.d.comb += [
-            can_take.eq(prepared_fifo.r_rdy & space),
+            can_take.eq(positions.active & space),
             take.eq(can_take & self.gradients.valid & self.residues.valid),
             self.gradients.ready.eq(can_take & self.residues.valid),
             self.residues.ready.eq(can_take & self.gradients.valid),
-            prepared_fifo.r_en.eq(take & positions.last),
-            begun.w_en.eq(take & positions.first & store), begun.w_data.eq(layer),
+            begun.w_en.eq(take & positions.first & store),
+            begun.w_data.eq(sent_layer(layer)),
         ]
 
         # To G, |G| and |H|.
@@ -129,11 +131,12 @@ class Encoder(wiring.Component):
         for j in range(lanes):
             lane = Accumulate()
             m.submodules[f"lane_{j}"] = once(platform, lane, "adacomp_lane")
-            valid = positions.valid[j].replicate(32)
+            valid = positions.valid[j]
             m.d.comb += [
-                lane.gradient.eq(delay(m, self.gradients.payload[j] & valid, 1,
+                lane.gradient.eq(delay(m, Mux(valid, self.gradients.payload[j], 0), 1,
                                        name=f"gradient_{j}")),
-                lane.residue.eq(delay(m, self.residues.payload[j] & valid, 1, name=f"residue_{j}")),
+                lane.residue.eq(delay(m, Mux(valid, self.residues.payload[j], 0), 1,
+                                      name=f"residue_{j}")),
                 lane.point.eq(point), lane.factor.eq(factor),
                 bins.total[j].eq(lane.total), bins.total_magnitude[j].eq(lane.total_magnitude),
                 bins.threshold_magnitude[j].eq(lane.threshold_magnitude),
@@ -142,11 +145,11 @@ class Encoder(wiring.Component):
         m.d.comb += [
             bins.row_valid.eq(delay(m, take, latency, name="taken", reset=True)),
             bins.refused.eq(Cat(refused).any())]
-        for name, value in (("end", positions.end), ("continues", positions.index[0].any()),
+        for name, value in (("end", positions.end), ("continues", positions.continues),
                             ("last", positions.last), ("store", store)):
             m.d.comb += getattr(bins, name).eq(delay(m, value, latency, name=f"taken_{name}"))
 
-        self._measure(m, begun, layer, take & positions.last, measured_out, platform)
+        self._measure(m, layer, take & positions.last, measured_out)
         m.d.sync += [rows_out.eq(rows_out + (take & store) - bins.released),
                      maxima_out.eq(maxima_out + (take & store & closes) - bins.closed)]
         self._read(m, words, framing, begun)
@@ -189,8 +192,7 @@ class Encoder(wiring.Component):
         m.d.sync += coming.eq(coming + take - (fifo.r_en & fifo.r_rdy))
         return fifo, PreparedLayer(fifo.r_data)
 
-    def _measure(self, m: Module, begun: Any, layer: Any, ends: Any, out: Signal,
-                 platform: object) -> None:
+    def _measure(self, m: Module, layer: Any, ends: Any, out: Signal) -> None:
         m.submodules.of_measured = fields = SyncFIFO(width=20, depth=_MEASURED)
         m.submodules.measured = fifo = SyncFIFO(width=Measured.as_shape().size, depth=_MEASURED)
         m.d.comb += [
@@ -205,26 +207,29 @@ class Encoder(wiring.Component):
 
     def _read(self, m: Module, words: Any, framing: Any, begun: SyncFIFO) -> None:
         lanes, bins = self.lanes, self.bins
-        layer = PreparedLayer(begun.r_data)
+        begun_layer = SentLayer(begun.r_data)
+        layer = Signal(SentLayer, name="read_layer")
         residues_out = Signal(range(_RESIDUES + 1), name="residues_out")
         words_out = Signal(range(ROWS_WAITING + 1), name="words_out")
-        first = Signal(name="first_read", init=1)
-        go = Signal(name="go")
+        go, load = Signal(name="go"), Signal(name="load_read")
         m.d.comb += [
-            bins.bin_size.eq(layer.command.bin_size),
-            bins.last_element.eq(layer.command.last_element), bins.layer_ready.eq(begun.r_rdy),
+            load.eq(begun.r_rdy & (~bins.active | (go & bins.reading_last))),
+            begun.r_en.eq(load), bins.load.eq(load),
+            bins.bin_size.eq(begun_layer.header.bin_size),
+            bins.last_element.eq(begun_layer.last_element),
             go.eq(bins.ready & (residues_out < _RESIDUES) & (words_out < ROWS_WAITING)
-                  & (framing.commands.ready | ~first)),
-            bins.read.eq(go), begun.r_en.eq(go & bins.reading_last),
-            framing.commands.valid.eq(go & first), framing.commands.payload.eq(layer.command),
+                  & (framing.layers.ready | ~bins.reading_first)),
+            bins.read.eq(go),
+            framing.layers.valid.eq(go & bins.reading_first),
+            framing.layers.payload.eq(layer.header),
         ]
-        with m.If(go):
-            m.d.sync += first.eq(bins.reading_last)
+        with m.If(load):
+            m.d.sync += layer.eq(begun_layer)
 
         # Subtract what is sent; with a scale of zero nothing is.
         latency = bins.read_latency
         units = delay(m, layer.units, latency, name="units")
-        bin_size = delay(m, layer.command.bin_size, latency, name="bin_size")
+        bin_size = delay(m, layer.header.bin_size, latency, name="bin_size")
         sends = units.any()
         m.submodules.updated = fifo = SyncFIFO(width=32 * lanes, depth=_RESIDUES)
         new = []

@@ -13,7 +13,7 @@ from ulpsim.compression.packets import LARGEST_PACKET
 from ulpsim.compression.words import BYTE_BIN
 
 from ..float32 import delay
-from .layer import LayerCommand
+from .layer import LayerHeader
 from .positions import BIN_BITS, INDEX_BITS, require_lanes
 from .words import WORD_BITS, slot_layout
 
@@ -22,7 +22,7 @@ __all__ = ["LAYERS_WAITING", "ROWS_WAITING", "Framing", "beat_numbers", "packet_
 #: Rows that wait for being framed: those that are under way when no more are asked for.
 ROWS_WAITING = 32
 #: Layers whose rows are under way, and packets that wait for being sent.
-LAYERS_WAITING, _PACKETS = 64, 16
+LAYERS_WAITING, _PACKETS = 16, 16
 _CRC_NUMBERS = 8
 
 
@@ -48,7 +48,7 @@ class Framing(wiring.Component):
 
     Members
     -------
-    commands : In(stream(LayerCommand))
+    layers : In(stream(LayerHeader))
         One for each layer.
     row_valid, used, slots, base, last, refused
         Rows as `Words` has them; no more than ROWS_WAITING at a time.
@@ -57,7 +57,7 @@ class Framing(wiring.Component):
     packets : Out(packet_stream)
     """
 
-    commands: Any
+    layers: Any
     row_valid: Signal
     used: Signal
     slots: Any
@@ -71,7 +71,7 @@ class Framing(wiring.Component):
         self.lanes = require_lanes(lanes)
         self.numbers = beat_numbers(lanes)
         super().__init__({
-            "commands": In(stream.Signature(LayerCommand)), "row_valid": In(1),
+            "layers": In(stream.Signature(LayerHeader)), "row_valid": In(1),
             "used": In(lanes), "slots": In(data.ArrayLayout(slot_layout(lanes), lanes)),
             "base": In(32), "last": In(1), "refused": In(1), "row_done": Out(1),
             "packets": Out(packet_stream(self.numbers))})
@@ -80,7 +80,6 @@ class Framing(wiring.Component):
         m = Module()
         lanes = self.lanes
         slot = slot_layout(lanes)
-        self._commands(m)
         valid, words, used, extra = self._compact(m)
 
         row_layout = data.StructLayout({
@@ -93,15 +92,19 @@ class Framing(wiring.Component):
         # What a packet is made of: beats of words, and a description.
         beat_bits = 32 * self.numbers
         m.submodules.beats = beats = SyncFIFOBuffered(
-            width=beat_bits, depth=2 * LARGEST_PACKET * WORD_BITS // beat_bits + 2)
+            width=beat_bits, depth=2 * LARGEST_PACKET * WORD_BITS // beat_bits + 1)
         description = data.StructLayout({
             "header": data.ArrayLayout(32, 4), "continued": 1, "bytes": 1, "count": 13})
         m.submodules.descriptions = descriptions = SyncFIFO(
             width=description.size, depth=_PACKETS)
 
-        command, has_command = self._command, self._has_command
+        m.submodules.layers_fifo = layers = SyncFIFO(width=LayerHeader.as_shape().size,
+                                                     depth=LAYERS_WAITING)
+        m.d.comb += [layers.w_en.eq(self.layers.valid), self.layers.ready.eq(layers.w_rdy),
+                     layers.w_data.eq(self.layers.payload)]
+        layer = LayerHeader(layers.r_data)
         small = Signal(name="small_words")
-        m.d.comb += small.eq(command.bin_size <= BYTE_BIN)
+        m.d.comb += small.eq(layer.bin_size <= BYTE_BIN)
 
         # Words wait here until there are as many as lanes.
         pending = Signal(data.ArrayLayout(WORD_BITS, lanes))
@@ -111,7 +114,7 @@ class Framing(wiring.Component):
         flushing, any_refused = Signal(), Signal()
         room = Signal()
         m.d.comb += room.eq((beats.w_level <= beats.depth - 4)
-                            & (descriptions.level <= _PACKETS - 3) & has_command)
+                            & (descriptions.level <= _PACKETS - 3) & layers.r_rdy)
         group = Signal(data.StructLayout({
             "valid": 1, "words": data.ArrayLayout(WORD_BITS, lanes), "used": range(lanes + 1),
             "origin": origin, "flush": 1, "refused": 1, "small": 1}))
@@ -155,17 +158,10 @@ class Framing(wiring.Component):
             m.d.sync += [group.valid.eq(waiting.any() if lanes > 1 else 0), group.used.eq(waiting),
                          group.flush.eq(1), waiting.eq(0), flushing.eq(0), any_refused.eq(0)]
 
-        self._write(m, group, command, done, beats, descriptions, description)
+        m.d.comb += layers.r_en.eq(done)
+        self._write(m, group, layer, beats, descriptions, description)
         self._send(m, beats, descriptions, description)
         return m
-
-    def _commands(self, m: Module) -> None:
-        m.submodules.commands_fifo = fifo = SyncFIFO(
-            width=LayerCommand.as_shape().size, depth=LAYERS_WAITING)
-        m.d.comb += [fifo.w_en.eq(self.commands.valid), self.commands.ready.eq(fifo.w_rdy),
-                     fifo.w_data.eq(self.commands.payload)]
-        self._command, self._has_command = LayerCommand(fifo.r_data), fifo.r_rdy
-        self._commands_fifo = fifo
 
     def _compact(self, m: Module) -> tuple[Value, list[Value], Value, Value]:
         """The words of a row at its beginning, a cycle for each step; how many they are."""
@@ -214,8 +210,8 @@ class Framing(wiring.Component):
             values = stage
         return list(values)
 
-    def _write(self, m: Module, group: Any, command: Any, done: Value, beats: Any,
-               descriptions: Any, description: data.StructLayout) -> None:
+    def _write(self, m: Module, group: Any, layer: Any, beats: Any, descriptions: Any,
+               description: data.StructLayout) -> None:
         """Groups of words into beats; what is known of a packet when it is closed."""
         lanes = self.lanes
         cell = lanes * 8                              # half a group of 16-bit words
@@ -280,14 +276,11 @@ class Framing(wiring.Component):
                              entry.count.eq(Mux(group.valid, count + group.used, count))]
                 m.d.sync += close.eq(entry)
 
-        # The command goes with what is closed: two cycles after the row, or three for the second.
-        m.d.comb += self._commands_fifo.r_en.eq(done)
-        fields = Cat(command.learner, command.layer, command.step, command.bin_size, command.scale)
-        fields = delay(m, fields, 2, name="layer_fields")
-        late = delay(m, fields, 1, name="layer_fields_late")
-        of = Signal(data.StructLayout({"learner": 10, "layer": 12, "step": 10,
-                                       "bin_size": BIN_BITS, "scale": 32}), name="of")
-        m.d.comb += of.eq(Mux(close.second, late, fields))
+        # The layer goes with what is closed: two cycles after the row, or three for the second.
+        header = delay(m, layer, 2, name="layer_header")
+        late = delay(m, header, 1, name="layer_header_late")
+        of = Signal(LayerHeader, name="of")
+        m.d.comb += of.eq(Mux(close.second, late, header))
         described = Signal(description)
         slot = close.first.slot
         skip = slot.word[:2] == 0

@@ -10,10 +10,8 @@ from ulpsim.compression.adacomp import FACTOR_UNITS
 
 from ..float32 import delay
 
-__all__ = ["H_BITS", "Accumulate", "Quantise"]
+__all__ = ["Accumulate", "Quantise"]
 
-#: |H| in units of 1 / FACTOR_UNITS, saturated; thresholds go to 2^33 in them.
-H_BITS = 34
 FACTOR_BITS = 5
 POINT_BITS = 8
 
@@ -56,23 +54,17 @@ class Quantise(wiring.Component):
         lost = delay(m, small & ~zero, 3, name="lost")
         negative = delay(m, sign & ~small, 4, name="negative")
 
-        # By bytes; the one that was shifted out last is kept below, and whether others were not 0.
-        wide = Cat(Const(0, 8), significand)
-        coarse = Signal(40, name="coarse")
-        sticky = Signal(name="sticky")
+        # By bits, so that seven more of them are kept, and then by bytes.
+        fine = Cat(Const(0, 7), significand) >> shift[:3]
+        fine = delay(m, fine, 1, name="fine")
+        coarse_shift = delay(m, shift[3:], 1, name="coarse_shift")
+        whole, guard, rest = Signal(32, name="whole"), Signal(name="guard"), Signal(name="rest")
         for step in range(5):
-            with m.If(shift[3:] == step):
-                shifted = Cat(Const(0, 40), wide)[8 * (step + 4):][:40]
-                dropped = Cat(Const(0, 1), wide)[:max(8 * (step - 1), 0) + 1]
-                m.d.sync += [coarse.eq(shifted), sticky.eq(dropped.any())]
-        fine_shift = delay(m, shift[:3], 1, name="fine_shift")
-
-        fine = Signal(40, name="fine")
-        dropped = Signal(7, name="dropped")
-        m.d.comb += Cat(dropped, fine).eq(Cat(Const(0, 7), coarse) >> fine_shift)
-        whole = delay(m, fine[8:], 1, name="whole")
-        guard = delay(m, fine[7], 1, name="guard")
-        rest = delay(m, fine[:7].any() | dropped.any() | sticky, 1, name="rest")
+            with m.If(coarse_shift == step):
+                shifted = Cat(Const(0, 8), Const(0, 1), fine)[8 * step:]
+                dropped = Cat(Const(0, 9), fine)[:8 * step]
+                m.d.sync += [whole.eq(shifted[8:]), guard.eq(shifted[7]),
+                             rest.eq(shifted[:7].any() | dropped.any())]
         m.d.sync += [
             self.magnitude.eq(whole + (guard & (rest | whole[0]))),
             self.inexact.eq(guard | rest | lost),
@@ -96,8 +88,9 @@ class Accumulate(wiring.Component):
     total : Out(32)
         G.
     total_magnitude : Out(32)
-    threshold_magnitude : Out(34)
-        |H| in quarters, 2^34 - 1 if it is more.
+    threshold_magnitude : Out(32)
+        |H| rounded down, which reaches the same maxima; from 2^31 on any number of at least 2^31,
+        which is the largest maximum.
     refused : Out(1)
     """
 
@@ -107,7 +100,7 @@ class Accumulate(wiring.Component):
     factor: In(FACTOR_BITS)
     total: Out(32)
     total_magnitude: Out(32)
-    threshold_magnitude: Out(H_BITS)
+    threshold_magnitude: Out(32)
     refused: Out(1)
 
     latency = Quantise.latency + 3
@@ -133,18 +126,21 @@ class Accumulate(wiring.Component):
         refused = Signal(name="refuses")
         m.d.comb += refused.eq(none | (total[32] ^ total[31]))
         sum_ = delay(m, Mux(refused, residue, total[:32]), 1, name="total")
-        quarters = Cat(Const(0, 2), residue).as_signed()
+        quarters = Cat(Const(0, 2), residue)
         assert FACTOR_UNITS == 4
-        step = product & ~refused.replicate(len(product))
+        minus = negative & ~refused
+        step = (Cat(product, Const(0, 1)) ^ negative.replicate(38)) & ~refused.replicate(38)
         threshold = Signal(39, name="threshold")
-        m.d.sync += threshold.eq(Mux(negative, quarters - step, quarters + step))
+        m.d.sync += threshold.eq((Cat(Const(1, 1), quarters, *5 * [residue[-1]])
+                                  + Cat(minus, step, minus))[1:])
 
         m.d.sync += [
             self.total.eq(sum_),
-            self.total_magnitude.eq(Mux(sum_[-1], -sum_, sum_)),
+            self.total_magnitude.eq((sum_ ^ sum_[-1].replicate(32)) + sum_[-1]),
             self.refused.eq(delay(m, refused, 1, name="refused")),
         ]
-        absolute = Mux(threshold[-1], -threshold, threshold)[:38]
-        m.d.sync += self.threshold_magnitude.eq(
-            absolute[:H_BITS] | absolute[H_BITS:].any().replicate(H_BITS))
+        # Rounded down, -H is ~H unless H is whole.
+        below = threshold[-1]
+        absolute = ((threshold[2:] ^ below.replicate(37)) + (below & ~threshold[:2].any()))[:36]
+        m.d.sync += self.threshold_magnitude.eq(Cat(absolute[:31], absolute[31:].any()))
         return m

@@ -1,11 +1,12 @@
 """What the encoder is told about a layer, and what it tells of it."""
 
+from amaranth.hdl import Cat, Value
 from amaranth.lib import data
 
 from .lane import FACTOR_BITS, POINT_BITS
 from .positions import BIN_BITS
 
-__all__ = ["LayerCommand", "Measured", "PreparedLayer"]
+__all__ = ["LayerCommand", "LayerHeader", "Measured", "PreparedLayer", "SentLayer", "sent_layer"]
 
 
 class LayerCommand(data.Struct):
@@ -33,6 +34,31 @@ class PreparedLayer(data.Struct):
 
     command: LayerCommand
     units: 32
+
+
+class LayerHeader(data.Struct):
+    """What a layer's packets say of it."""
+
+    learner: 10
+    layer: 12
+    step: 10
+    bin_size: BIN_BITS
+    scale: 32
+
+
+class SentLayer(data.Struct):
+    """What is needed of a layer once its rows have been taken."""
+
+    header: LayerHeader
+    last_element: 32
+    units: 32
+
+
+def sent_layer(layer: "data.View[PreparedLayer]") -> Value:
+    """A PreparedLayer as a SentLayer."""
+    command = layer.command
+    return Cat(command.learner, command.layer, command.step, command.bin_size, command.scale,
+               command.last_element, layer.units)
 
 
 class Measured(data.Struct):

@@ -2,12 +2,14 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-__all__ = ["BIN_BITS", "INDEX_BITS", "LANES", "Positions", "require_lanes"]
+from ..float32 import delay
+
+__all__ = ["BIN_BITS", "INDEX_BITS", "LANES", "Indices", "Positions", "require_lanes"]
 
 #: Elements a cycle that can be chosen.
 LANES = (1, 4, 8, 16)
@@ -22,77 +24,139 @@ def require_lanes(lanes: object) -> int:
 
 
 class Positions(wiring.Component):
-    """Counts through the rows of layers, `lanes` elements each. No latency.
+    """Counts through the rows of a layer, `lanes` elements each.
+
+    What it counts is how far behind the row's first element the first end of a bin is. Others
+    follow it in the row if bins are small: a bit for every one, shifted by as much.
 
     Members
     -------
-    bin_size : In(15), last_element : In(32)
-        Of the current layer: its bin size and its number of elements less one.
+    load : In(1), bin_size : In(15), last_element : In(32)
+        Begin a layer, its first row being the next one: its bin size, its number of elements less
+        one. Only when there is no row or its last one is taken.
     take : In(1)
-        Go on to the next row, or after the last one to the first row of the next layer.
-    index : Out(lanes indices)
-        Of each element in its bin.
+        Go on to the next row.
+    active : Out(1)
+        There is a row. The following describe it:
+    to_end : Out(14)
+        From its first element to the last one of its bin.
     valid, end : Out(lanes)
         Which lanes hold elements; which of them are the last one of their bin.
+    continues : Out(1)
+        Its first element is not the first one of its bin.
     first, last : Out(1)
-        The row is the first, the last one of its layer.
+        It is the first, the last one of its layer.
     """
 
+    load: Signal
     bin_size: Signal
     last_element: Signal
     take: Signal
-    index: Any
+    active: Signal
+    to_end: Signal
     valid: Signal
     end: Signal
+    continues: Signal
     first: Signal
     last: Signal
 
     def __init__(self, *, lanes: int) -> None:
         self.lanes = require_lanes(lanes)
         super().__init__({
-            "bin_size": In(BIN_BITS), "last_element": In(32), "take": In(1),
-            "index": Out(data.ArrayLayout(INDEX_BITS, lanes)),
-            "valid": Out(lanes), "end": Out(lanes), "first": Out(1), "last": Out(1)})
+            "load": In(1), "bin_size": In(BIN_BITS), "last_element": In(32), "take": In(1),
+            "active": Out(1), "to_end": Out(INDEX_BITS), "valid": Out(lanes), "end": Out(lanes),
+            "continues": Out(1), "first": Out(1), "last": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         lanes = self.lanes
-        begins = Signal(init=1)
-        left = Signal(32, name="left")            # elements after this row's first one
-        following = Signal(data.ArrayLayout(INDEX_BITS, lanes))
-        left_before = Signal(32)
-        m.d.comb += [self.first.eq(begins), left.eq(Mux(begins, self.last_element, left_before))]
-
-        # Small bins: the place of lane j, and of the row's first element `lanes` further on.
-        places = [Signal(range(lanes), name=f"place_{j}") for j in range(lanes)]
-        step = Signal(range(lanes + 1))
-        m.d.comb += [step.eq(lanes), *(place.eq(j) for j, place in enumerate(places))]
+        low = exact_log2(lanes)
+        # Of the layer: ends of bins from the first one on, and how a row changes `to_end`.
+        ends, ends_loaded = Signal(lanes), Signal(lanes)
+        back, back_loaded = Signal(range(lanes + 1)), Signal(range(lanes + 1))
+        on = Signal(BIN_BITS)
+        m.d.comb += [ends_loaded.eq(1), back_loaded.eq(lanes)]
         with m.Switch(self.bin_size):
             for size in range(1, lanes + 1):
                 with m.Case(size):
-                    m.d.comb += [step.eq(lanes % size),
-                                 *(place.eq(j % size) for j, place in enumerate(places))]
-        for j in range(lanes):
-            index = Signal(INDEX_BITS, name=f"index_{j}")
-            beyond = Signal(INDEX_BITS + 2, name=f"beyond_{j}")
-            m.d.comb += [
-                index.eq(Mux(begins, places[j], following[j])),
-                self.index[j].eq(index),
-                beyond.eq(index + step - self.bin_size),
-            ]
-            with m.If(self.take):
-                m.d.sync += following[j].eq(Mux(beyond[-1], index + step, beyond))
+                    m.d.comb += [ends_loaded.eq(sum(1 << i for i in range(0, lanes, size))),
+                                 back_loaded.eq(lanes % size)]
 
-        low = exact_log2(lanes)
+        left = Signal(32)                         # elements after this row's first one
+        nearer = Signal(INDEX_BITS + 1)
+        m.d.comb += nearer.eq(self.to_end - back)
+        with m.If(self.take):
+            m.d.sync += [
+                self.to_end.eq(Mux(nearer[-1], self.to_end + on, nearer)),
+                self.continues.eq(~self.end[-1]), left.eq(left - lanes), self.first.eq(0),
+                self.active.eq(~self.last)]
+        with m.If(self.load):
+            m.d.sync += [
+                self.to_end.eq(self.bin_size - 1), on.eq(self.bin_size - back_loaded),
+                ends.eq(ends_loaded), back.eq(back_loaded), left.eq(self.last_element),
+                self.first.eq(1), self.continues.eq(0), self.active.eq(1)]
+
         m.d.comb += self.last.eq(~left[low:].any())
-        final = self.bin_size - 1
+        final = left[:low] if low else Const(0, 1)
+        shifted: Value = ends & (~self.to_end[low:].any()).replicate(lanes)
+        for bit in range(low):
+            shifted = Mux(self.to_end[bit], shifted << (1 << bit), shifted)[:lanes]
         for j in range(lanes):
             m.d.comb += [
-                self.valid[j].eq(~self.last | (left[:low] >= j)),
-                self.end[j].eq(self.valid[j] & ((self.index[j] == final)
-                                                | (self.last & (left[:low] == j)))),
+                self.valid[j].eq(~self.last | (final >= j)),
+                self.end[j].eq(self.valid[j] & shifted[j] | self.last & (final == j)),
             ]
-        with m.If(self.take):
-            m.d.sync += [begins.eq(self.last), left_before.eq(left - lanes)]
         return m
 
+
+class Indices(wiring.Component):
+    """The index of each element of a row in its bin; 2 cycles.
+
+    Members
+    -------
+    bin_size : In(15), to_end : In(14), end : In(lanes)
+        Of the row, as `Positions` has it.
+    index : Out(lanes indices)
+    """
+
+    bin_size: Signal
+    to_end: Signal
+    end: Signal
+    index: Any
+
+    latency = 2
+
+    def __init__(self, *, lanes: int) -> None:
+        self.lanes = require_lanes(lanes)
+        super().__init__({
+            "bin_size": In(BIN_BITS), "to_end": In(INDEX_BITS), "end": In(lanes),
+            "index": Out(data.ArrayLayout(INDEX_BITS, lanes))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        lanes = self.lanes
+        low = exact_log2(lanes)
+        # Elements between each lane and the last end before it; whether there is one.
+        known: list[Value] = [Const(0, 1), *(self.end[j] for j in range(lanes - 1))]
+        behind: list[Value] = [Const(0, 0)] * lanes
+        for step in range(low):
+            distance = 1 << step
+            was, were = list(known), list(behind)
+            for j in range(lanes):
+                if j >= distance:
+                    known[j] = was[j] | was[j - distance]
+                    behind[j] = Cat(Mux(was[j], were[j], were[j - distance]), ~was[j])
+                else:
+                    behind[j] = Cat(were[j], 0)
+        first = Signal(INDEX_BITS, name="first_index")
+        m.d.sync += first.eq(self.bin_size - 1 - self.to_end)
+        following = Signal(INDEX_BITS - low, name="following")
+        m.d.comb += following.eq(first[low:] + 1)
+        for j in range(lanes):
+            starts = delay(m, known[j], 1, name=f"known_{j}")
+            place = delay(m, behind[j], 1, name=f"behind_{j}") if low else Const(0, 0)
+            far = Signal(low + 1, name=f"far_{j}")
+            m.d.comb += far.eq(first[:low] + j)
+            near = Cat(far[:low], Mux(far[low], following, first[low:]))
+            m.d.sync += self.index[j].eq(Mux(starts, place, near))
+        return m
