@@ -30,6 +30,7 @@ lint: $(VENV)/test
 	$(BIN)/ulpcore lint --config edge
 	$(BIN)/ulpcore lint --config nano
 	$(BIN)/ulpcore lint --config rapid
+	$(BIN)/ulpcore lint --compression
 
 types: $(VENV)/test
 	$(BIN)/basedpyright --pythonpath $(BIN)/python

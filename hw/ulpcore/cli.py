@@ -78,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
 
     command("instructions", _instructions, "Print the instruction set as Markdown.", config=False)
     command("registers", _registers, "Print the register map as Markdown.", config=False)
-    command("lint", _lint, "Check the generated Verilog with Verilator's lint.")
+    sub = command("lint", _lint, "Check the generated Verilog with Verilator's lint.")
+    sub.add_argument("--compression", action="store_true",
+                     help="of the gradient encoders, the decoder and the scale, not of a core")
     sub = command("report", _report, "Synthesise for the ECP5: area by block.")
     sub.add_argument("--route", action="store_true",
                      help="also place and route for the clock frequency (tens of minutes)")
@@ -196,25 +198,36 @@ def _registers(options: argparse.Namespace) -> int:
 
 
 def _lint(options: argparse.Namespace) -> int:
-    config = load_config(options.config)
-    text, _ = _verilog(config)
-    verilator, environment = verilator_command()
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / f"{config.name}.v").write_text(text)
-        result = subprocess.run(
-            [*verilator, "--lint-only", "-Wall", *(f"-Wno-{name}" for name in LINT_WAIVERS),
-             "--top-module", config.name, f"{config.name}.v"],
-            cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    output = (result.stdout + result.stderr).strip()
-    if options.json:
-        print(json.dumps({"clean": result.returncode == 0, "waived": LINT_WAIVERS,
-                          "output": output}))
+    from .compression.rtl import blocks
+    from .verilog import generate
+
+    if options.compression:
+        texts = {name: generate(block, name=name)[0] for name, block in blocks()}
     else:
-        if output:
-            print(output)
-        verdict = "no warning" if result.returncode == 0 else "warnings"
-        print(f"{config.name}: {verdict}; waived are {', '.join(LINT_WAIVERS)}")
-    return 1 if result.returncode else 0
+        config = load_config(options.config)
+        texts = {config.name: _verilog(config)[0]}
+    verilator, environment = verilator_command()
+    outputs = {}
+    for name, text in texts.items():
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / f"{name}.v").write_text(text)
+            result = subprocess.run(
+                [*verilator, "--lint-only", "-Wall", *(f"-Wno-{kind}" for kind in LINT_WAIVERS),
+                 "--top-module", name, f"{name}.v"],
+                cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        output = (result.stdout + result.stderr).strip()
+        outputs[name] = output or ("" if result.returncode == 0 else "Verilator failed")
+    clean = not any(outputs.values())
+    if options.json:
+        print(json.dumps({"clean": clean, "waived": LINT_WAIVERS,
+                          "output": "\n".join(filter(None, outputs.values()))}))
+    else:
+        for name, output in outputs.items():
+            if output:
+                print(output)
+            verdict = "warnings" if output else "no warning"
+            print(f"{name}: {verdict}; waived are {', '.join(LINT_WAIVERS)}")
+    return 0 if clean else 1
 
 
 def _report(options: argparse.Namespace) -> int:

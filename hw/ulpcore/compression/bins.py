@@ -3,14 +3,15 @@
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
-from amaranth.lib import data, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 from ulpsim.compression.adacomp import LARGEST_BIN
 
 from ..float32 import delay
-from .positions import BIN_BITS, INDEX_BITS, Indices, Positions, require_lanes
+from .layer import SentLayer
+from .positions import INDEX_BITS, Indices, Positions, require_lanes
 
 __all__ = ["MAXIMA", "Bins", "choose"]
 
@@ -51,13 +52,13 @@ class Bins(wiring.Component):
         and not measured alone.
     sum_valid, sum, bins
         For the last row of each layer, the sum of the maxima of its bins, and their number.
-    load : In(1), bin_size, last_element, active : Out(1)
-        A layer whose rows are to be read next, as `Positions` takes it.
-    ready : Out(1), read : In(1), reading_first, reading_last : Out(1)
-        The next row can be read; read it; whether it is its layer's first or last one.
+    layers : In(stream(SentLayer))
+        Those whose rows are to be read next.
+    ready : Out(1), read : In(1), reading_first : Out(1), reading : Out(SentLayer)
+        The next row can be read; read it; whether it is its layer's first one; its layer.
     released, closed : Out(1)
         Room for a row, for a maximum, has become free.
-    read_valid, read_total, read_sent, read_index, read_end, read_first, read_last, read_refused
+    read_valid, read_total, read_sent, read_index, read_end, read_last, read_refused
         The row, `read_latency` cycles later.
     """
 
@@ -75,14 +76,11 @@ class Bins(wiring.Component):
     sum_valid: Signal
     sum: Signal
     bins: Signal
-    bin_size: Signal
-    last_element: Signal
-    load: Signal
-    active: Signal
+    layers: Any
     ready: Signal
     read: Signal
     reading_first: Signal
-    reading_last: Signal
+    reading: Any
     released: Signal
     closed: Signal
     read_valid: Signal
@@ -90,7 +88,6 @@ class Bins(wiring.Component):
     read_sent: Signal
     read_index: Any
     read_end: Signal
-    read_first: Signal
     read_last: Signal
     read_refused: Signal
 
@@ -108,14 +105,12 @@ class Bins(wiring.Component):
             "threshold_magnitude": In(words), "end": In(lanes),
             "continues": In(1), "last": In(1), "store": In(1), "refused": In(1),
             "sum_valid": Out(1), "sum": Out(64), "bins": Out(32),
-            "bin_size": In(BIN_BITS), "last_element": In(32), "load": In(1),
-            "active": Out(1), "ready": Out(1), "read": In(1), "reading_first": Out(1),
-            "reading_last": Out(1),
+            "layers": In(stream.Signature(SentLayer)),
+            "ready": Out(1), "read": In(1), "reading_first": Out(1), "reading": Out(SentLayer),
             "released": Out(1), "closed": Out(1),
             "read_valid": Out(1), "read_total": Out(words), "read_sent": Out(lanes),
             "read_index": Out(data.ArrayLayout(INDEX_BITS, lanes)), "read_end": Out(lanes),
-            "read_first": Out(1), "read_last": Out(1),
-            "read_refused": Out(1)})
+            "read_last": Out(1), "read_refused": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -266,34 +261,29 @@ class Bins(wiring.Component):
         m.d.sync += pushed.eq(pushed + closes)
 
         # Reading.
-        m.submodules.positions = positions = Positions(lanes=lanes)
+        m.submodules.positions = positions = Positions(lanes=lanes, layer=SentLayer)
         m.submodules.indices = indices = Indices(lanes=lanes)
-        waiting, known_maxima = Signal(range(self.rows + 1)), Signal(range(MAXIMA + 1))
+        wiring.connect(m, wiring.flipped(self.layers), positions.layers)
         looked = Signal(range(MAXIMA))
-        tail, closing = Signal(), Signal()
-        bin_size = Signal(BIN_BITS, name="bin_size_read")
-        with m.If(self.load):
-            m.d.sync += bin_size.eq(self.bin_size)
+        coming = self.layers.payload
+        one_row, _ = _at_least(m, self.ring_rows, moved, self.read, name="waiting")
+        one_maximum, two_maxima = _at_least(m, MAXIMA, closes, self.closed, name="known_maxima")
+        known = two_maxima | (one_maximum & ~positions.closes)
         m.d.comb += [
-            positions.bin_size.eq(self.bin_size), positions.last_element.eq(self.last_element),
-            positions.load.eq(self.load), positions.take.eq(self.read),
-            self.active.eq(positions.active),
-            tail.eq(~positions.end[-1] & ~positions.last),
-            closing.eq(positions.continues & positions.end.any()),
-            look.addr.eq(looked + closing),
-            self.ready.eq(positions.active & waiting.any() & (~tail | (known_maxima > closing))),
-            self.released.eq(self.read), self.closed.eq(self.read & closing),
+            positions.bin_size.eq(coming.header.bin_size),
+            positions.last_element.eq(coming.last_element), positions.take.eq(self.read),
+            look.addr.eq(looked + positions.closes),
+            self.ready.eq(positions.active & one_row & (~positions.tail | known)),
+            self.released.eq(self.read), self.closed.eq(self.read & positions.closes),
             read.en.eq(self.read), self.reading_first.eq(positions.first),
-            self.reading_last.eq(positions.last),
-            indices.bin_size.eq(bin_size), indices.to_end.eq(positions.to_end),
-            indices.end.eq(positions.end),
+            self.reading.eq(positions.layer),
+            indices.bin_size.eq(positions.layer.header.bin_size),
+            indices.to_end.eq(positions.to_end), indices.end.eq(positions.end),
         ]
         read_row = Signal(range(self.ring_rows))
         m.d.comb += read.addr.eq(read_row)
-        m.d.sync += [waiting.eq(waiting + moved - self.read),
-                     known_maxima.eq(known_maxima + closes - self.closed)]
         with m.If(self.read):
-            m.d.sync += [looked.eq(looked + closing),
+            m.d.sync += [looked.eq(looked + positions.closes),
                          read_row.eq(Mux(read_row == self.ring_rows - 1, 0, read_row + 1))]
 
         least = delay(m, look.data, 2, name="least")
@@ -301,8 +291,7 @@ class Bins(wiring.Component):
         m.d.sync += from_ring.eq(read.data)
         latency = self.read_latency
         m.d.comb += self.read_valid.eq(delay(m, self.read, latency, name="read_valid", reset=True))
-        for name, value in (("end", positions.end), ("first", positions.first),
-                            ("last", positions.last)):
+        for name, value in (("end", positions.end), ("last", positions.last)):
             m.d.comb += getattr(self, f"read_{name}").eq(
                 delay(m, value, latency, name=f"read_{name}_late"))
         m.d.sync += self.read_refused.eq(from_ring.refused)
@@ -314,6 +303,18 @@ class Bins(wiring.Component):
                          self.read_sent[j].eq(from_ring.may[j] & (
                              end[j:].any() | (from_ring.threshold[j] >= least)))]
         return m
+
+
+def _at_least(m: Module, most: int, comes: Value, goes: Value, *, name: str
+              ) -> tuple[Signal, Signal]:
+    """A count from 0 to `most`: whether it is at least 1, at least 2, from registers."""
+    count = Signal(range(most + 1), name=name)
+    one, two = Signal(name=f"{name}_1"), Signal(name=f"{name}_2")
+    beyond = Signal(name=f"{name}_3")
+    m.d.comb += beyond.eq(count[2:].any() | count[:2].all())
+    m.d.sync += [count.eq(count + comes - goes), one.eq(comes | two | (one & ~goes)),
+                 two.eq(beyond | (two & (comes | ~goes)) | (one & comes & ~goes))]
+    return one, two
 
 
 def choose(one_hot: list[Value], values: list[Value]) -> Value:

@@ -5,9 +5,8 @@ Twin of `ulpsim.compression.packets.Round`.
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -15,6 +14,7 @@ from ulpsim.compression.packets import LARGEST_PACKET, PacketCause
 from ulpsim.compression.words import BYTE_BIN, MINUS, SKIP
 
 from ..float32 import Add, delay
+from .crc import Crc32
 from .positions import BIN_BITS, INDEX_BITS
 
 __all__ = ["Decoder", "GradientWrite", "PacketNumber", "PacketReport", "RoundCommand"]
@@ -23,6 +23,8 @@ _CAUSE_BITS = 4
 _HALF = LARGEST_PACKET // 2           # 32-bit numbers of a packet of 16-bit words
 _CRC_NUMBERS = 8
 _ADD_STAGES = 4
+#: Cycles from a packet's last number to its cause.
+_SETTLED = 5
 
 
 class RoundCommand(data.Struct):
@@ -71,7 +73,7 @@ class Decoder(wiring.Component):
     can be sent again. The next learner's packet is expected only after the last one of the learner
     before, so sums are always made in the order of the learners.
 
-    Receiving takes a cycle a number, and 16 to 24 cycles a packet besides; adding a cycle a word.
+    Receiving takes a cycle a number, and 18 to 26 cycles a packet besides; adding a cycle a word.
     An element that is still on its way from an earlier packet is waited for.
 
     Parameters
@@ -130,7 +132,7 @@ class Decoder(wiring.Component):
     def _receive(self, m: Module, buffer: Memory, fifo: SyncFIFO, checked: data.StructLayout,
                  released: Signal) -> None:
         """Take a packet in, check it, report it, hand it on."""
-        m.submodules.crc = crc = CRC32_ISO_HDLC(data_width=32).create()
+        m.submodules.crc = crc = Crc32(numbers=1)
         write = buffer.write_port()
         half, halves = Signal(name="half"), Signal(range(3), name="halves")
         handed = Signal(name="handed")
@@ -150,11 +152,13 @@ class Decoder(wiring.Component):
             "learner": 10, "layer": 12, "step": 10, "size": INDEX_BITS, "count": 13, "last": 1,
             "incomplete": 1, "continued": 1, "part": 2, "scale": 32}), name="header")
         first_bin = Signal(32, name="first_bin")
+        # Known some cycles before they are needed.
         bin_size = Signal(BIN_BITS, name="bin_size")
         small = Signal(name="small")
-        m.d.comb += [bin_size.eq(header.size + 1), small.eq(bin_size <= BYTE_BIN)]
-        numbers = Signal(12, name="payload_numbers")
-        m.d.comb += numbers.eq(Mux(small, (header.count + 3) >> 2, (header.count + 1) >> 1))
+        numbers, final = Signal(12, name="payload_numbers"), Signal(12, name="final_number")
+        m.d.sync += [bin_size.eq(header.size + 1), small.eq(header.size < BYTE_BIN),
+                     numbers.eq(Mux(small, (header.count + 3) >> 2, (header.count + 1) >> 1)),
+                     final.eq(numbers - 1)]
         at, step = Signal(12, name="number"), Signal(3, name="block_step")
         bad_length, bad_crc = Signal(name="bad_length"), Signal(name="bad_crc")
         crc_number = Signal(32, name="crc_number")
@@ -174,7 +178,7 @@ class Decoder(wiring.Component):
         m.d.comb += [crc.data.eq(number), write.addr.eq(Cat(at[:11], half)),
                      write.data.eq(number), factor.eq(first_bin)]
         cause = Signal(_CAUSE_BITS, name="cause")
-        m.d.comb += cause.eq(self._cause(header, round_, learner, part, started, bad_length,
+        m.d.sync += cause.eq(self._cause(m, header, round_, learner, part, started, bad_length,
                                          bad_crc, reserved, beyond | (outside & some)))
         settle = Signal(3, name="settle")
         m.submodules.reports_fifo = reports = SyncFIFO(width=PacketReport.as_shape().size, depth=16)
@@ -249,7 +253,7 @@ class Decoder(wiring.Component):
                 with m.If(taken):
                     m.d.comb += [crc.valid.eq(1), write.en.eq(1), walk_valid.eq(1)]
                     m.d.sync += [at.eq(at + 1), step.eq(step + 1)]
-                    with m.If(at == numbers - 1):
+                    with m.If(at == final):
                         m.next = "CRC"
                     ended(Const(1, 1))
             with m.State("CRC"):
@@ -274,9 +278,10 @@ class Decoder(wiring.Component):
                     m.next = "DECIDE"
             with m.State("DECIDE"):
                 m.d.comb += factor.eq(bins)
-                # Until position and its comparison are there, and there is room for the report.
-                m.d.sync += settle.eq(Mux(settle == 3, 3, settle + 1))
-                with m.If((settle == 3) & reports.w_rdy & fifo.w_rdy):
+                # Until position, its comparison and the cause are there, and there is room for the
+                # report.
+                m.d.sync += settle.eq(Mux(settle == _SETTLED, _SETTLED, settle + 1))
+                with m.If((settle == _SETTLED) & reports.w_rdy & fifo.w_rdy):
                     m.d.comb += reports.w_en.eq(1)
                     m.next = "LEARNER"
                     with m.If(cause == PacketCause.NONE):
@@ -287,8 +292,9 @@ class Decoder(wiring.Component):
                             with m.If(learner == round_.last_learner):
                                 m.d.sync += active.eq(0)
 
-    def _cause(self, header: Any, round_: Any, learner: Value, part: Value, started: Value,
-               bad_length: Value, bad_crc: Value, reserved: Value, beyond: Value) -> Value:
+    def _cause(self, m: Module, header: Any, round_: Any, learner: Value, part: Value,
+               started: Value, bad_length: Value, bad_crc: Value, reserved: Value, beyond: Value
+               ) -> Value:
         behind = (round_.step - header.step)[:10]
         part_behind = (part - header.part)[:2]
         wrong_part = (header.continued != started) | (header.part != part)
@@ -299,13 +305,13 @@ class Decoder(wiring.Component):
                               | (started & (part_behind != 0) & (part_behind != 3)))))
         later = behind.any() | (header.learner != learner) | wrong_part
         chosen: Value = Const(PacketCause.NONE, _CAUSE_BITS)
-        for wrong, cause in reversed((
+        for i, (wrong, cause) in enumerate(reversed((
                 (bad_length, PacketCause.LENGTH), (bad_crc, PacketCause.CHECKSUM),
                 (header.layer != round_.layer, PacketCause.LAYER),
                 (replayed, PacketCause.REPLAYED), (later, PacketCause.ORDER),
                 (header.scale[31] | header.scale[23:31].all(), PacketCause.SCALE),
-                (reserved, PacketCause.WORD), (beyond, PacketCause.RANGE))):
-            chosen = Mux(wrong, Const(cause, _CAUSE_BITS), chosen)
+                (reserved, PacketCause.WORD), (beyond, PacketCause.RANGE)))):
+            chosen = Mux(delay(m, wrong, 1, name=f"wrong_{i}"), Const(cause, _CAUSE_BITS), chosen)
         return chosen
 
     def _walk(self, m: Module, clear: Value, valid: Value, number: Value, count: Value,
@@ -394,60 +400,65 @@ class Decoder(wiring.Component):
         with m.If(ends):
             m.d.sync += [word.eq(0), half.eq(~half)]
 
-        # Fields; where a bin begins.
-        def stage(name: str, value: Any) -> Signal:
+        # Everything waits if a request has to. A value's number is the cycles since its fetch.
+        def stage(name: str, value: Any, count: int = 1) -> Value:
             value = Value.cast(value)
-            register = Signal(value.shape(), name=name)
-            with m.If(go):
-                m.d.sync += register.eq(value)
-            return register
+            for i in range(count):
+                register = Signal(value.shape(), name=f"{name}_{i}")
+                with m.If(go):
+                    m.d.sync += register.eq(value)
+                value = register
+            return value
 
-        valid = stage("fetched", fetch)
-        small, first = stage("fetched_small", packet.small), stage("fetched_first", word == 0)
-        place, size = stage("fetched_place", word[:2]), stage("fetched_size", packet.bin_size)
-        scale = stage("fetched_scale", packet.scale)
-        start = stage("fetched_start", packet.start)
-        base = stage("fetched_base", packet.base)
-        text = Mux(small, read.data.word_select(place, 8), read.data.word_select(place[0], 16))
-        index, kind = text[2:16], text[:2]
-        skip = Signal(name="skip")
-        m.d.comb += skip.eq(kind == SKIP)
+        # Fields.
+        valid1 = stage("valid_1", fetch)
+        valid2 = stage("valid_2", valid1)
+        small2, first2 = stage("small", packet.small, 2), stage("first", word == 0, 2)
+        place2, size2 = stage("place", word[:2], 2), stage("size", packet.bin_size, 2)
+        number2 = stage("number", read.data)
+        text = Mux(small2, number2.word_select(place2, 8), number2.word_select(place2[0], 16))
+        index2, kind = text[2:16], text[:2]
+        skip2 = Signal(name="skip")
+        m.d.comb += skip2.eq(kind == SKIP)
         previous, fresh = Signal(INDEX_BITS, name="previous"), Signal(name="fresh")
-        with m.If(go & valid):
-            m.d.sync += [previous.eq(index), fresh.eq(skip)]
-        next_bin = ~skip & ~first & ~fresh & (index <= previous)
-        index2, skip2 = stage("index", index), stage("skipped", skip)
-        minus = stage("minus", kind == MINUS)
-        jump = stage("jump", (index + 1) * size)
-        step = stage("step", Mux(next_bin, size, 0))
-        valid2, first2 = stage("valid", valid), stage("first", first)
-        scale2, start2 = stage("scale", scale), stage("start_of", start)
-        base2 = stage("base_of", base)
-
-        at = Signal(32, name="bin_start")
-        now = Signal(32, name="bin_start_now")
-        m.d.comb += now.eq(Mux(first2, start2, at) + Mux(skip2, jump, step))
         with m.If(go & valid2):
-            m.d.sync += at.eq(now)
-        index3, minus3 = stage("index_3", index2), stage("minus_3", minus)
-        now3, scale3 = stage("bin_start_3", now), stage("scale_3", scale2)
-        base3, valid3 = stage("base_3", base2), stage("valid_3", valid2 & ~skip2)
+            m.d.sync += [previous.eq(index2), fresh.eq(skip2)]
 
-        # The request, unless the element is on its way already.
-        address = Signal(32, name="address")
-        value = Signal(32, name="addend")
+        # Where a bin begins: a size further on, or as often as a skip says and once more.
+        steps3 = stage("steps", skip2 | (~first2 & ~fresh & (index2 <= previous)))
+        skip3, jump3 = stage("skipped", skip2), stage("jump", index2 * size2)
+        size3 = stage("size_3", size2)
+        ahead4 = stage("ahead", Mux(skip3, jump3, 0) + Mux(steps3, size3, 0))
+        at = Signal(32, name="bin_start")
+        now4 = Signal(32, name="bin_start_now")
+        m.d.comb += now4.eq(Mux(stage("first_4", first2, 2), stage("start", packet.start, 4), at)
+                            + ahead4)
+        valid3 = stage("valid_3", valid2)
+        valid4 = stage("valid_4", valid3)
+        with m.If(go & valid4):
+            m.d.sync += at.eq(now4)
+        valid5 = stage("valid_5", valid4 & ~stage("skipped_4", skip3))
+        now5, index5 = stage("now", now4), stage("index", index2, 3)
+        base5, scale5 = stage("base", packet.base, 5), stage("scale", packet.scale, 5)
+        minus5 = stage("minus", kind == MINUS, 3)
+        address6 = Signal(32, name="address_ahead")
+        m.d.comb += address6.eq(stage("address_6", now5 + index5 + base5))
+        valid6 = stage("valid_6", valid5)
+
+        # The request, unless the element is on its way already: compared a cycle ahead.
+        m.d.comb += out_valid.eq(stage("valid_7", valid6))
+        value = stage("addend", Cat(scale5[:31], minus5 & scale5[:31].any()), 2)
+        address = stage("address", address6)
         m.d.comb += go.eq(~out_valid | (self.reads.valid & self.reads.ready))
-        with m.If(go):
-            m.d.sync += [out_valid.eq(valid3), address.eq(now3 + index3 + base3),
-                         value.eq(Cat(scale3[:31], minus3 & scale3[:31].any()))]
-        m.d.comb += busy.eq(valid | valid2 | valid3 | out_valid)
+        m.d.comb += busy.eq(
+            Cat(valid1, valid2, valid3, valid4, valid5, valid6, out_valid).any())
         count = self.outstanding
         addresses = [Signal(32, name=f"address_{i}") for i in range(count)]
         used = Signal(count, name="used")
         into, retire = Signal(range(count)), Signal(range(count))
-        hit = Signal(name="hit")
-        m.d.comb += hit.eq(Cat(used[i] & (addresses[i] == address) for i in range(count)).any())
-        m.d.comb += [self.reads.valid.eq(out_valid & ~hit & (under_way != count)),
+        same = Signal(count, name="same")
+        m.d.comb += [self.reads.valid.eq(out_valid & ~(same & used).any()
+                                         & ~under_way[-1]),
                      self.reads.payload.eq(address)]
         request = self.reads.valid & self.reads.ready
         retired = self.writes.valid & self.writes.ready
@@ -455,8 +466,13 @@ class Decoder(wiring.Component):
             m.d.sync += into.eq(into + 1)
         with m.If(retired):
             m.d.sync += retire.eq(retire + 1)
+        again = Signal(name="again")
+        m.d.comb += again.eq(address == address6)
         for i in range(count):
-            with m.If(request & (into == i)):
+            here = request & (into == i)
+            with m.If(go):
+                m.d.sync += same[i].eq(Mux(here, again, addresses[i] == address6))
+            with m.If(here):
                 m.d.sync += [addresses[i].eq(address), used[i].eq(1)]
             with m.Elif(retired & (retire == i)):
                 m.d.sync += used[i].eq(0)
@@ -466,15 +482,17 @@ class Decoder(wiring.Component):
         m.submodules.addends = addends = SyncFIFO(width=32, depth=count)
         m.submodules.add = add = Add(stages=_ADD_STAGES)
         m.submodules.results = results = SyncFIFO(width=32, depth=count)
+        m.submodules.order = order = SyncFIFO(width=32, depth=count)
         m.d.comb += [
             addends.w_en.eq(request), addends.w_data.eq(value),
+            order.w_en.eq(request), order.w_data.eq(address), order.r_en.eq(retired),
             self.values.ready.eq(addends.r_rdy),
             addends.r_en.eq(self.values.valid & addends.r_rdy),
             results.w_en.eq(delay(m, self.values.valid & addends.r_rdy, 1 + _ADD_STAGES,
                                   name="added", reset=True)),
             results.w_data.eq(add.result),
             self.writes.valid.eq(results.r_rdy),
-            self.writes.payload.eq(Cat(Array(addresses)[retire], results.r_data)),
+            self.writes.payload.eq(Cat(order.r_data, results.r_data)),
             results.r_en.eq(self.writes.ready),
         ]
         m.d.sync += [add.a.eq(self.values.payload), add.b.eq(addends.r_data)]

@@ -92,27 +92,25 @@ class Encoder(wiring.Component):
         prepared, prepared_layer = self._prepare(m)
 
         # Take rows.
-        m.submodules.positions = positions = Positions(lanes=lanes)
+        m.submodules.positions = positions = Positions(lanes=lanes, layer=PreparedLayer)
         m.submodules.begun = begun = SyncFIFO(width=SentLayer.as_shape().size, depth=LAYERS_WAITING)
-        layer = Signal(PreparedLayer, name="taken_layer")
+        layer = positions.layer
         command = layer.command
-        take, load = Signal(name="take"), Signal(name="load")
-        store = Signal(name="store")
-        m.d.comb += store.eq(~command.measure)
+        take, store = Signal(name="take"), Signal(name="store")
         m.d.comb += [
-            load.eq(prepared.r_rdy & (~positions.active | (take & positions.last))),
-            prepared.r_en.eq(load), positions.load.eq(load), positions.take.eq(take),
+            positions.layers.valid.eq(prepared.r_rdy), prepared.r_en.eq(positions.layers.ready),
+            positions.layers.payload.eq(prepared_layer), positions.take.eq(take),
             positions.bin_size.eq(prepared_layer.command.bin_size),
-            positions.last_element.eq(prepared_layer.command.last_element)]
-        with m.If(load):
-            m.d.sync += layer.eq(prepared_layer)
-        closes = Signal(name="closes")
-        m.d.comb += closes.eq(positions.continues & positions.end.any())
+            positions.last_element.eq(prepared_layer.command.last_element),
+            store.eq(~command.measure)]
+        # A cycle old, and so with room for one more.
         rows_out = Signal(range(bins.rows + 1), name="rows_out")
         maxima_out = Signal(range(MAXIMA + 1), name="maxima_out")
         measured_out = Signal(range(_MEASURED + 1), name="measured_out")
-        space = ((rows_out < bins.rows) & (maxima_out < MAXIMA) & (measured_out < _MEASURED)
-                 & begun.w_rdy)
+        space = Signal(name="space")
+        m.d.sync += space.eq(
+            (rows_out < bins.rows - 1) & (maxima_out < MAXIMA - 1) & (measured_out < _MEASURED - 1)
+            & (begun.level < LAYERS_WAITING - 1))
         can_take = Signal(name="can_take")
         m.d.comb += [
             can_take.eq(positions.active & space),
@@ -151,7 +149,7 @@ class Encoder(wiring.Component):
 
         self._measure(m, layer, take & positions.last, measured_out)
         m.d.sync += [rows_out.eq(rows_out + (take & store) - bins.released),
-                     maxima_out.eq(maxima_out + (take & store & closes) - bins.closed)]
+                     maxima_out.eq(maxima_out + (take & store & positions.closes) - bins.closed)]
         self._read(m, words, framing, begun)
         return m
 
@@ -162,7 +160,6 @@ class Encoder(wiring.Component):
                                                 depth=_PREPARED)
         coming = Signal(range(_PREPARED + 1), name="commands_coming")
         stopped = Signal(name="stopped")
-        stop = Signal(name="stop")
         command = self.layers.payload
         take = Signal(name="take_command")
         m.d.comb += [
@@ -170,25 +167,26 @@ class Encoder(wiring.Component):
             take.eq(self.layers.valid & self.layers.ready),
             quantise.value.eq(command.scale), quantise.point.eq(command.point)]
         latency = Quantise.latency
-        valid = delay(m, take, latency, name="checked", reset=True)
-        late = LayerCommand(delay(m, command.as_value(), latency, name="command_checked"))
-        cause = Signal(EncoderCause, name="command_cause")
+        valid = delay(m, take, latency, name="quantised", reset=True)
+        late = LayerCommand(delay(m, command.as_value(), latency, name="command_quantised"))
         magnitude = quantise.magnitude
         point = late.point.as_signed()
-        with m.If(~late.bin_size.any() | (late.bin_size > self.bins.largest_bin)):
-            m.d.comb += cause.eq(EncoderCause.BIN_SIZE)
-        with m.Elif(~late.factor.any()):
-            m.d.comb += cause.eq(EncoderCause.FACTOR)
-        with m.Elif((point < POINTS[0]) | (point > POINTS[-1])):
-            m.d.comb += cause.eq(EncoderCause.POINT)
-        with m.Elif(~late.measure & (quantise.beyond | quantise.inexact | quantise.negative
-                                     | (magnitude[31] & magnitude[:31].any()))):
-            m.d.comb += cause.eq(EncoderCause.SCALE)
-        m.d.comb += stop.eq(valid & (cause != EncoderCause.NONE))
-        with m.If(stop & ~stopped):
-            m.d.sync += [stopped.eq(1), self.cause.eq(cause)]
-        m.d.comb += [fifo.w_en.eq(valid & ~stop & ~stopped),
-                     fifo.w_data.eq(Cat(late.as_value(), magnitude))]
+        wrong: Any = EncoderCause.NONE.value
+        for bad, cause in reversed((
+                (~late.bin_size.any() | (late.bin_size > self.bins.largest_bin),
+                 EncoderCause.BIN_SIZE),
+                (~late.factor.any(), EncoderCause.FACTOR),
+                ((point < POINTS[0]) | (point > POINTS[-1]), EncoderCause.POINT),
+                (~late.measure & (quantise.beyond | quantise.inexact | quantise.negative
+                                  | (magnitude[31] & magnitude[:31].any())),
+                 EncoderCause.SCALE))):
+            wrong = Mux(bad, cause.value, wrong)
+        wrong = delay(m, wrong[:3], 1, name="wrong")
+        checked = delay(m, Cat(late.as_value(), magnitude), 1, name="command_checked")
+        valid = delay(m, valid, 1, name="checked", reset=True)
+        with m.If(valid & ~stopped):
+            m.d.sync += [stopped.eq(wrong.any()), self.cause.eq(wrong)]
+        m.d.comb += [fifo.w_en.eq(valid & ~wrong.any() & ~stopped), fifo.w_data.eq(checked)]
         m.d.sync += coming.eq(coming + take - (fifo.r_en & fifo.r_rdy))
         return fifo, PreparedLayer(fifo.r_data)
 
@@ -207,24 +205,19 @@ class Encoder(wiring.Component):
 
     def _read(self, m: Module, words: Any, framing: Any, begun: SyncFIFO) -> None:
         lanes, bins = self.lanes, self.bins
-        begun_layer = SentLayer(begun.r_data)
-        layer = Signal(SentLayer, name="read_layer")
+        layer = bins.reading
         residues_out = Signal(range(_RESIDUES + 1), name="residues_out")
         words_out = Signal(range(ROWS_WAITING + 1), name="words_out")
-        go, load = Signal(name="go"), Signal(name="load_read")
+        room, go = Signal(name="room_to_read"), Signal(name="go")
+        m.d.sync += room.eq((residues_out < _RESIDUES - 1) & (words_out < ROWS_WAITING - 1))
         m.d.comb += [
-            load.eq(begun.r_rdy & (~bins.active | (go & bins.reading_last))),
-            begun.r_en.eq(load), bins.load.eq(load),
-            bins.bin_size.eq(begun_layer.header.bin_size),
-            bins.last_element.eq(begun_layer.last_element),
-            go.eq(bins.ready & (residues_out < _RESIDUES) & (words_out < ROWS_WAITING)
-                  & (framing.layers.ready | ~bins.reading_first)),
+            bins.layers.valid.eq(begun.r_rdy), bins.layers.payload.eq(begun.r_data),
+            begun.r_en.eq(bins.layers.ready),
+            go.eq(bins.ready & room & (framing.layers.ready | ~bins.reading_first)),
             bins.read.eq(go),
             framing.layers.valid.eq(go & bins.reading_first),
             framing.layers.payload.eq(layer.header),
         ]
-        with m.If(load):
-            m.d.sync += layer.eq(begun_layer)
 
         # Subtract what is sent; with a scale of zero nothing is.
         latency = bins.read_latency
@@ -250,8 +243,8 @@ class Encoder(wiring.Component):
             words.sent.eq(bins.read_sent & sends.replicate(lanes)),
             words.negative.eq(Cat(bins.read_total[j][31] for j in range(lanes))),
             words.index.eq(bins.read_index), words.end.eq(bins.read_end),
-            words.first.eq(bins.read_first), words.last.eq(bins.read_last),
-            words.refused.eq(bins.read_refused), words.bin_size.eq(bin_size),
+            words.last.eq(bins.read_last), words.refused.eq(bins.read_refused),
+            words.bin_size.eq(bin_size),
             framing.row_valid.eq(words.out_valid), framing.used.eq(words.used),
             framing.slots.eq(words.slots), framing.base.eq(words.base),
             framing.last.eq(words.out_last), framing.refused.eq(words.out_refused),

@@ -5,7 +5,6 @@ from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 from amaranth.lib.fifo import SyncFIFO, SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
@@ -13,8 +12,9 @@ from ulpsim.compression.packets import LARGEST_PACKET
 from ulpsim.compression.words import BYTE_BIN
 
 from ..float32 import delay
+from .crc import Crc32
 from .layer import LayerHeader
-from .positions import BIN_BITS, INDEX_BITS, require_lanes
+from .positions import INDEX_BITS, require_lanes
 from .words import WORD_BITS, slot_layout
 
 __all__ = ["LAYERS_WAITING", "ROWS_WAITING", "Framing", "beat_numbers", "packet_stream"]
@@ -108,13 +108,16 @@ class Framing(wiring.Component):
 
         # Words wait here until there are as many as lanes.
         pending = Signal(data.ArrayLayout(WORD_BITS, lanes))
-        waiting = Signal(range(lanes))
+        waiting = Signal(range(max(lanes, 2)))
         origin = data.StructLayout({"base": 32, "slot": slot})
         pending_origin = Signal(origin)        # of the first word that waits
         flushing, any_refused = Signal(), Signal()
         room = Signal()
-        m.d.comb += room.eq((beats.w_level <= beats.depth - 4)
-                            & (descriptions.level <= _PACKETS - 3) & layers.r_rdy)
+        # A cycle old: in the meantime a beat and two descriptions may have come.
+        space = Signal(name="space")
+        m.d.sync += space.eq((beats.w_level <= beats.depth - 5)
+                             & (descriptions.level <= _PACKETS - 5))
+        m.d.comb += room.eq(space & layers.r_rdy)
         group = Signal(data.StructLayout({
             "valid": 1, "words": data.ArrayLayout(WORD_BITS, lanes), "used": range(lanes + 1),
             "origin": origin, "flush": 1, "refused": 1, "small": 1}))
@@ -255,7 +258,7 @@ class Framing(wiring.Component):
         second = Signal(close.shape(), name="second")
         entry = Signal(close.shape(), name="entry")
         m.d.comb += [entry.count.eq(count), entry.part.eq(part), entry.continued.eq(continued),
-                     entry.first.eq(first)]
+                     entry.first.eq(first), entry.second.eq(0)]
         m.d.sync += [close.eq(second), second.valid.eq(0)]
         with m.If(more):
             m.d.comb += [entry.valid.eq(1)]
@@ -302,8 +305,7 @@ class Framing(wiring.Component):
         """Header, words, CRC."""
         wide = self.numbers
         packet = data.View(description, descriptions.r_data)
-        crc: Any = CRC32_ISO_HDLC(data_width=32 * wide).create()
-        m.submodules.crc = crc
+        m.submodules.crc = crc = Crc32(numbers=wide)
         steps = _CRC_NUMBERS // wide                # beats of a block of the CRC
         header_numbers = Signal(range(5))
         m.d.comb += header_numbers.eq(3 + packet.continued)

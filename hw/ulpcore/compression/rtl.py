@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from amaranth.hdl import Const, Module, Mux, Signal
@@ -21,9 +21,11 @@ from .decoder import Decoder, GradientWrite, RoundCommand
 from .encoder import Encoder, EncoderCause
 from .framing import beat_numbers
 from .layer import LayerCommand, Measured
+from .positions import LANES
+from .scale import Scale
 
 __all__ = ["DecodeRun", "DecoderBench", "EncodeRun", "EncodedLayer", "LayerJob", "RoundJob",
-           "command_row", "decode", "encode", "encoder_model", "rows_of"]
+           "blocks", "command_row", "decode", "encode", "encoder_model", "rows_of"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +58,14 @@ class EncodeRun:
     layers: list[EncodedLayer]
     taken: NDArray[np.uint64]
     cycles: int
+
+
+def blocks() -> Iterator[tuple[str, wiring.Component]]:
+    """The blocks that stand by themselves, by the names of their modules."""
+    for lanes in LANES:
+        yield f"encoder_{lanes}", Encoder(lanes=lanes)
+    yield "decoder", Decoder()
+    yield "scale", Scale()
 
 
 def command_row(job: LayerJob, scale: int, *, measure: bool) -> NDArray[np.uint32]:

@@ -37,7 +37,7 @@ class Words(wiring.Component):
 
     Members
     -------
-    row_valid, sent, negative, index, end, first, last, refused, bin_size
+    row_valid, sent, negative, index, end, last, refused, bin_size
         A row as `Bins` has it.
     out_valid, used, slots, base, out_last, out_refused
         Later, the row's words: in which lanes there are any, and the bin of the row's first
@@ -49,7 +49,6 @@ class Words(wiring.Component):
     negative: Signal
     index: Any
     end: Signal
-    first: Signal
     last: Signal
     refused: Signal
     bin_size: Signal
@@ -64,7 +63,7 @@ class Words(wiring.Component):
         self.lanes = require_lanes(lanes)
         super().__init__({
             "row_valid": In(1), "sent": In(lanes), "negative": In(lanes),
-            "index": In(data.ArrayLayout(INDEX_BITS, lanes)), "end": In(lanes), "first": In(1),
+            "index": In(data.ArrayLayout(INDEX_BITS, lanes)), "end": In(lanes),
             "last": In(1), "refused": In(1), "bin_size": In(BIN_BITS),
             "out_valid": Out(1), "used": Out(lanes),
             "slots": Out(data.ArrayLayout(slot_layout(lanes), lanes)), "base": Out(32),
@@ -82,16 +81,17 @@ class Words(wiring.Component):
         ahead = [later(f"ahead_{j}", _count(self.end[:j], bits)) for j in range(lanes + 1)]
         sent, negative, end = (later(name, getattr(self, name))
                                for name in ("sent", "negative", "end"))
+        # The first and the last sent element.
+        lowest = [later(f"lowest_{j}", self.sent[j] & ~Cat(self.sent[:j], 0).any())
+                  for j in range(lanes)]
+        highest = [later(f"highest_{j}", self.sent[j] & ~Cat(self.sent[j + 1:], 0).any())
+                   for j in range(lanes)]
         index = [later(f"index_{j}", self.index[j]) for j in range(lanes)]
-        first, last, refused = (later(name, getattr(self, name))
-                                for name in ("first", "last", "refused"))
+        last, refused = (later(name, getattr(self, name)) for name in ("last", "refused"))
         small = later("small", self.bin_size <= BYTE_BIN)
         bin_size = later("bin_size", self.bin_size)
 
-        # Of the first and last sent element where they are; skips between elements of the row.
-        lowest = [sent[j] & ~(sent[:j].any() if j else Const(0, 1)) for j in range(lanes)]
-        highest = [sent[j] & ~(sent[j + 1:].any() if j + 1 < lanes else Const(0, 1))
-                   for j in range(lanes)]
+        # Where those two are; skips between elements of the row.
         any_sent = later("any_sent", sent.any())
         first_ahead = later("first_ahead", choose(lowest, ahead[:lanes]))
         first_index = later("first_index", choose(lowest, index))
@@ -113,20 +113,17 @@ class Words(wiring.Component):
         previous = [later(f"previous_{j}", value) for j, value in enumerate(previous)]
         valid = delay(m, valid, 1, name="linked", reset=True)
         ahead = [later(f"ahead_linked_{j}", value) for j, value in enumerate(ahead)]
-        sent, negative, end, first, last, refused, small, bin_size = (
+        sent, negative, end, last, refused, small, bin_size = (
             later(f"linked_{name}", value) for name, value in (
-                ("sent", sent), ("negative", negative), ("end", end), ("first", first),
+                ("sent", sent), ("negative", negative), ("end", end),
                 ("last", last), ("refused", refused), ("small", small), ("bin_size", bin_size)))
         index = [later(f"index_linked_{j}", value) for j, value in enumerate(index)]
 
         # State from row to row: bins from the last word's to the row's first element, its index.
         distance = Signal(BIN_BITS, name="distance")
         last_word = Signal(INDEX_BITS, name="last_word_index")
-        fresh = Signal(name="fresh")
+        fresh = Signal(name="fresh", init=1)
         base = Signal(32, name="current_base")
-        far, is_fresh, row_base = Signal(BIN_BITS), Signal(), Signal(32)
-        m.d.comb += [far.eq(Mux(first, 0, distance)), is_fresh.eq(first | fresh),
-                     row_base.eq(Mux(first, 0, base))]
         longest = Cat(Const(0, 6), small, Const(0, 7), ~small)
 
         def past(value: Value) -> Value:
@@ -136,44 +133,57 @@ class Words(wiring.Component):
         to_end = Signal(BIN_BITS + 1, name="to_end")
         to_next = Signal(BIN_BITS + 1, name="to_next")
         m.d.comb += [
-            to_first.eq(far + first_ahead),
-            to_end.eq(far + ahead[lanes] - (end[-1] | last)),
-            to_next.eq(far + ahead[lanes]),
+            to_first.eq(distance + first_ahead),
+            to_end.eq(distance + ahead[lanes] - (end[-1] | last)),
+            to_next.eq(distance + ahead[lanes]),
         ]
         # A skip of the longest kind, where the bin begins that is so far from the last word.
         cap = Signal(name="cap")
         m.d.comb += cap.eq(Mux(any_sent, past(to_first), past(to_end)))
         rest = Signal(BIN_BITS, name="rest")
         m.d.comb += rest.eq(to_first & ~longest)
-        skip = Signal(name="skip_first")
-        m.d.comb += skip.eq(any_sent & Mux(
-            cap, rest.any(),
-            rest[1:].any() | (rest[0] & (is_fresh | (first_index > last_word)))))
         with m.If(valid):
-            m.d.sync += base.eq(row_base + ahead[lanes])
+            m.d.sync += base.eq(base + ahead[lanes])
             with m.If(any_sent):
                 m.d.sync += [distance.eq(ahead[lanes] - last_ahead), last_word.eq(last_index),
                              fresh.eq(0)]
             with m.Else():
                 m.d.sync += [distance.eq(Mux(cap, to_next & ~longest, to_next)),
-                             fresh.eq(is_fresh | cap)]
+                             fresh.eq(fresh | cap)]
+            with m.If(last):
+                m.d.sync += [base.eq(0), distance.eq(0), fresh.eq(1)]
 
-        reached = Signal(5, name="reached")
-        m.d.comb += reached.eq(-far)
+        # Skips in the row, and everything else a cycle later.
+        inner, gaps = [Const(0, 1)] * lanes, []
+        for j in range(lanes):
+            gap, lanes_back = ahead[j] - previous[j][:bits], j - previous[j][bits:]
+            gaps.append(later(f"gap_{j}", (gap - 1)[:bits]))
+            if j >= 2:
+                after_first = sent[j] & ~is_first[j]
+                inner[j] = later(f"inner_{j}", after_first & (
+                    (gap[:bits] > 1)
+                    | ((gap[:bits] == 1) & (lanes_back[:bits] > bin_size))))
+        skip_far = later("skip_far", any_sent & rest[1:].any())
+        skip_near = later("skip_near", any_sent & rest[0])
+        skip_first = skip_far | (skip_near & later(
+            "skip_needed", cap | fresh | (first_index > last_word)))
+        rest_before = later("rest_before", rest - 1)
+        reached = later("reached", (-distance)[:5])
+        valid = delay(m, valid, 1, name="skipped", reset=True)
+        ahead = [later(f"ahead_skipped_{j}", value) for j, value in enumerate(ahead)]
+        index = [later(f"index_skipped_{j}", value) for j, value in enumerate(index)]
+        sent, negative, end, last, refused, longest, cap, is_first, row_base = (
+            later(f"skipped_{name}", value) for name, value in (
+                ("sent", sent), ("negative", negative), ("end", end), ("last", last),
+                ("refused", refused), ("longest", longest - 1), ("cap", cap),
+                ("is_first", is_first), ("base", base)))
         skips, skip_index = [], []
         for j in range(lanes):
             begins = end[j - 1] if j else Const(1, 1)
             is_cap = cap & begins & (reached == ahead[j])
-            is_skip = skip & is_first[j]
-            gap, lanes_back = ahead[j] - previous[j][:bits], j - previous[j][bits:]
-            inner = Const(0, 1)
-            if j >= 2:
-                after_first = sent[j] & ~is_first[j]
-                inner = after_first & ((gap[:bits] > 1)
-                                       | ((gap[:bits] == 1) & (lanes_back[:bits] > bin_size)))
-            skips.append(is_cap | is_skip | inner)
-            skip_index.append(Mux(is_cap, longest - 1,
-                                  Mux(is_first[j], rest - 1, (gap - 1)[:bits]))[:INDEX_BITS])
+            skips.append(is_cap | (skip_first & is_first[j]) | inner[j])
+            skip_index.append(Mux(is_cap, longest,
+                                  Mux(is_first[j], rest_before, gaps[j]))[:INDEX_BITS])
 
         # The row waits for the next one's first lane.
         held = Signal(data.StructLayout({
@@ -195,20 +205,25 @@ class Words(wiring.Component):
         with m.Elif(held.last):
             m.d.sync += held.valid.eq(0)
         take_skip = Signal(name="take_skip")
-        m.d.comb += [
+        m.d.comb += take_skip.eq(~held.last & held.open & skips[0])
+        m.d.sync += [
             self.out_valid.eq(held.valid & (held.last | valid)),
-            take_skip.eq(~held.last & held.open & skips[0]),
             self.used.eq(Cat(held.used[:-1], held.used[-1] | take_skip)),
             self.slots.eq(held.slots), self.base.eq(held.base), self.out_last.eq(held.last),
             self.out_refused.eq(held.refused),
         ]
         with m.If(take_skip):
-            m.d.comb += self.slots[lanes - 1].word.eq(Cat(Const(0, 2), skip_index[0]))
+            m.d.sync += self.slots[lanes - 1].word.eq(Cat(Const(0, 2), skip_index[0]))
         return m
 
 
 def _count(bits: Value, width: int) -> Value:
-    total: Value = Const(0, width)
-    for bit in bits:
-        total = total + bit
-    return total[:width]
+    """How many are set: of each four by a table, and then by a tree."""
+    totals: list[Value] = []
+    for first in range(0, len(bits), 4):
+        four = bits[first:first + 4]
+        totals.append(Cat(*(Cat(n >> k & 1 for n in map(int.bit_count, range(1 << len(four))))
+                            .bit_select(four, 1) for k in range(3))))
+    while len(totals) > 1:
+        totals = [sum(totals[i:i + 2], start=Const(0, 1)) for i in range(0, len(totals), 2)]
+    return Cat(*totals, Const(0, width))[:width]
