@@ -10,7 +10,7 @@ from ulpcore.compression.encoder import Encoder, EncoderCause
 from ulpcore.compression.layer import LayerCommand, Measured
 from ulpcore.compression.positions import LANES
 from ulpcore.compression.rtl import EncodeRun, LayerJob, command_row, encode, encoder_model, rows_of
-from ulpsim import float32
+from ulpsim import dlfloat, float32
 from ulpsim.compression.adacomp import (
     Settings,
     compress_array,
@@ -72,6 +72,20 @@ def test_stalls(lanes: int, rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("lanes", LANES)
+def test_gradients_in_dlfloat16(lanes: int, rng: np.random.Generator) -> None:
+    """Codes of all kinds, NaN-Inf among them, in layers between those of FP32."""
+    jobs = []
+    for layer, bin_size in enumerate((7, 50, 64, 500)):
+        job = random_job(rng, 1500, bin_size, layer=layer)
+        codes = rng.integers(0, 1 << 16, 1500, np.uint16)
+        codes[rng.random(1500) < 0.1] = 0x7FFF
+        near = dlfloat.encode_array(rng.standard_normal(1500))
+        codes = np.where(rng.random(1500) < 0.5, codes, near)
+        jobs += [job, LayerJob(job.residue, codes, job.settings, job.scale, layer=layer + 10)]
+    check(lanes, jobs)
+
+
+@pytest.mark.parametrize("lanes", LANES)
 def test_every_bin_size_without_a_pause(lanes: int, rng: np.random.Generator) -> None:
     """From the first row to the last one is taken in every cycle: over bins of all sizes, over the
     ends of layers, over bins larger than a packet's worth of elements."""
@@ -92,6 +106,21 @@ def test_short_layers_wait_for_packets_alone(lanes: int, rng: np.random.Generato
                      float32.encode(1.25), layer=i) for i in range(200)]
     run = check(lanes, jobs)
     assert run.cycles == len(run.taken)
+
+
+def test_extremes(rng: np.random.Generator) -> None:
+    """Sums that just fit and just do not, thresholds beyond every maximum, scales up to 2^31."""
+    values = np.array([-2 ** 31, -2 ** 31 + 1, -2 ** 30, -1, 0, 1, 2 ** 30, 2 ** 31 - 1])
+    grads = np.array([-2.0 ** 31, -2.0 ** 30, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2.0 ** 31,
+                      2.0 ** 31 - 128], np.float32)
+    jobs = []
+    for bin_size in (1, 3, 7, 11, 88):
+        for factor in (0.25, 0.75, 2, 7.75):
+            for scale in (None, float32.encode(2.0 ** 31), 0):
+                residue, g = (rng.permuted(x.ravel()) for x in np.meshgrid(
+                    values.astype(np.int32), grads))
+                jobs.append(LayerJob(residue, g, Settings(bin_size, factor, 0), scale))
+    check(8, jobs)
 
 
 def test_everything_is_sent(rng: np.random.Generator) -> None:

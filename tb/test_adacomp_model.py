@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ulpsim import float32
+from ulpsim import dlfloat, float32
 from ulpsim.compression import words as coding
 from ulpsim.compression.adacomp import (
     LARGEST_BIN,
@@ -79,6 +79,21 @@ def test_array_twin_equals_the_definition(kind: str, rng: np.random.Generator) -
             for scale in (None, float32.encode(0.75)):
                 fast = compress_array(residue, g, settings, scale)
                 same(fast, compress(residue.tolist(), g.view(np.uint32).tolist(), settings, scale))
+
+
+def test_gradients_in_dlfloat16(rng: np.random.Generator) -> None:
+    """Every code is what its exact value is; NaN-Inf is not taken."""
+    codes = rng.permutation(np.arange(1 << 16, dtype=np.uint16))
+    settings, residue = Settings(50, 2, 12), rng.integers(-999, 999, len(codes)).astype(np.int32)
+    ours = compress_array(residue, codes, settings)
+    same(ours, compress(residue.tolist(), codes.tolist(), settings, dlfloat16=True))
+    taken = []
+    for before, code in zip(residue.tolist(), codes.tolist(), strict=True):
+        value = dlfloat.decode_exact(code)
+        total = before + (0 if value is None else round(value * 2 ** 12))
+        taken.append(total if -2 ** 31 <= total < 2 ** 31 else before)
+    sent = np.rint(ours.sent.astype(np.float64) * 2 ** 12).astype(np.int64)
+    np.testing.assert_array_equal(ours.residue + sent, taken)
 
 
 def test_extremes_of_the_residue(rng: np.random.Generator) -> None:
@@ -374,7 +389,7 @@ def test_bad_arguments() -> None:
         compress_array(zeros[0], zeros[1][:3], Settings())
     with pytest.raises(ValueError, match="same length, at least 1, not 0 and 0"):
         compress([], [], Settings())
-    with pytest.raises(ValueError, match="int32 and of float32, not int32"):
+    with pytest.raises(ValueError, match="int32 and of float32 or uint16, not int32"):
         compress_array(zeros[0], zeros[1].astype(np.float64), Settings())
     for scale in (float32.encode(2.0 ** -25), float32.encode(-1.0), float32.NAN,
                   float32.encode(256.0)):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ulpcore.cli import main
+from ulpsim import dlfloat
 from ulpsim.compression.learner import Learner, layers_of
 from ulpsim.compression.packets import parse, split
 
@@ -85,13 +86,25 @@ def test_rtl(steps: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert summary["rtl"]["encoder_cycles"] > 0
 
 
+def test_codes_of_dlfloat16(tmp_path: Path, rng: np.random.Generator,
+                            capsys: pytest.CaptureFixture[str]) -> None:
+    """What the core stores, as it is: the same as the numbers that it means."""
+    values = {name: dlfloat.encode_array(array) for name, array in network(rng).items()}
+    np.savez(tmp_path / "codes.npz", **values)
+    np.savez(tmp_path / "numbers.npz", **{name: dlfloat.decode_array(codes).astype(np.float32)
+                                          for name, codes in values.items()})
+    codes, numbers = (run([str(tmp_path / f"{name}.npz"), "--rtl"], capsys)
+                      for name in ("codes", "numbers"))
+    assert codes == numbers and set(codes["rtl"]["differing"].values()) == {0}
+
+
 def test_layers_of() -> None:
     assert layers_of(["a.w", "a.b", "c", "d.e.w", "d.w"]) == {
         "a": ["a.w", "a.b"], "c": ["c"], "d.e": ["d.e.w"], "d": ["d.w"]}
 
 
 @pytest.mark.parametrize(("content", "arguments", "message"), [
-    (np.zeros(3, np.int32), [], "must be of float16, float32 or float64, not int32"),
+    (np.zeros(3, np.int32), [], "or codes of DLFloat16 in uint16, not int32"),
     (np.zeros((0, 3), np.float32), [], "must have elements, its shape is (0, 3)"),
     (np.array(["x"], dtype=object), [], "cannot be read as gradients"),
     (np.ones(3), ["--bin-size", "0"], "bin_size must be an integer from 1 to 16384, not 0"),

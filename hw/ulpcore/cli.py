@@ -207,7 +207,7 @@ def _lint(options: argparse.Namespace) -> int:
         config = load_config(options.config)
         texts = {config.name: _verilog(config)[0]}
     verilator, environment = verilator_command()
-    outputs = {}
+    clean, outputs = True, []
     for name, text in texts.items():
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / f"{name}.v").write_text(text)
@@ -215,18 +215,17 @@ def _lint(options: argparse.Namespace) -> int:
                 [*verilator, "--lint-only", "-Wall", *(f"-Wno-{kind}" for kind in LINT_WAIVERS),
                  "--top-module", name, f"{name}.v"],
                 cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        clean &= result.returncode == 0
         output = (result.stdout + result.stderr).strip()
-        outputs[name] = output or ("" if result.returncode == 0 else "Verilator failed")
-    clean = not any(outputs.values())
-    if options.json:
-        print(json.dumps({"clean": clean, "waived": LINT_WAIVERS,
-                          "output": "\n".join(filter(None, outputs.values()))}))
-    else:
-        for name, output in outputs.items():
+        outputs.append(output)
+        if not options.json:
             if output:
                 print(output)
-            verdict = "warnings" if output else "no warning"
+            verdict = "warnings" if result.returncode else "no warning"
             print(f"{name}: {verdict}; waived are {', '.join(LINT_WAIVERS)}")
+    if options.json:
+        print(json.dumps({"clean": clean, "waived": LINT_WAIVERS,
+                          "output": "\n".join(filter(None, outputs))}))
     return 0 if clean else 1
 
 

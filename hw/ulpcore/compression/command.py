@@ -8,7 +8,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from ulpsim.compression.adacomp import Compressed, quantise_array, residue_values
+from ulpsim.compression.adacomp import (
+    Compressed,
+    Gradient,
+    gradient_values,
+    quantise_array,
+    residue_values,
+)
 from ulpsim.compression.learner import Learner, LearnerLayer, bin_size_for, layers_of
 from ulpsim.compression.packets import STEPS, PacketCause, Round, empty_packet
 from ulpsim.compression.words import word_bits
@@ -20,7 +26,8 @@ def add_arguments(parser: Any) -> None:
     """The options of `ulpcore compress`."""
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE.npy|FILE.npz",
                         help="gradients, a file for each step: one array, or one for each "
-                        "parameter; those whose names are equal up to the last dot are a layer")
+                        "parameter; those whose names are equal up to the last dot are a layer; "
+                        "arrays of uint16 are codes of DLFloat16")
     parser.add_argument("--bin-size", type=int, metavar="N",
                         help="elements in a bin, 1 to 16384 (default: 50 for weights of three "
                         "dimensions and more, else 500)")
@@ -45,15 +52,16 @@ def add_arguments(parser: Any) -> None:
 def load_gradients(path: Path) -> dict[str, NDArray]:
     """The arrays of a file by their names (that of the file if it is a .npy).
 
-    Raises ValueError for a file that is none, an array that is empty or not of floats.
+    Raises ValueError for a file that is none, an array that is empty or neither of floats nor, as
+    codes of DLFloat16, of uint16.
     """
     arrays = _load(path, "gradients")
     if not arrays:
         raise ValueError(f"{path} must hold an array, it has none")
     for name, array in arrays.items():
-        if array.dtype.kind != "f" or array.dtype.itemsize > 8:
-            raise ValueError(f"{name} in {path} must be of float16, float32 or float64, not "
-                             f"{array.dtype}")
+        if array.dtype != np.uint16 and (array.dtype.kind != "f" or array.dtype.itemsize > 8):
+            raise ValueError(f"{name} in {path} must be of float16, float32 or float64, or codes "
+                             f"of DLFloat16 in uint16, not {array.dtype}")
         if not array.size:
             raise ValueError(f"{name} in {path} must have elements, its shape is {array.shape}")
     return arrays
@@ -72,9 +80,13 @@ def _load(path: Path, what: str) -> dict[str, NDArray]:
         raise ValueError(f"{path} cannot be read as {what}: {error}") from error
 
 
-def _flat(arrays: list[NDArray]) -> NDArray[np.float32]:
+def _flat(arrays: list[NDArray]) -> Gradient:
+    """A layer's parameters in one; codes only if all are."""
+    if all(array.dtype == np.uint16 for array in arrays):
+        return np.concatenate([array.ravel() for array in arrays])
     with np.errstate(over="ignore"):
-        return np.concatenate([array.ravel().astype(np.float32) for array in arrays])
+        return np.concatenate([gradient_values(array).ravel().astype(np.float32)
+                               for array in arrays])
 
 
 def compress_files(options: Namespace) -> int:
@@ -97,8 +109,8 @@ def compress_files(options: Namespace) -> int:
                 if options.bin_size is None else options.bin_size, options.point)
             before, scale = layer.residue, learner.scale(layer)
             ours, packets = learner.compress(layer, gradient)
-            totals.setdefault(name, _Totals(layer, before)).add(before, gradient, ours, packets,
-                                                                 learner)
+            totals.setdefault(name, _Totals(layer, before)).add(
+                before, gradient_values(gradient), ours, packets, learner)
             if options.rtl:
                 jobs.append((name, layer, before, gradient, scale, learner.step, ours, packets))
             stream += packets

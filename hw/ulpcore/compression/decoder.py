@@ -24,7 +24,7 @@ _HALF = LARGEST_PACKET // 2           # 32-bit numbers of a packet of 16-bit wor
 _CRC_NUMBERS = 8
 _ADD_STAGES = 4
 #: Cycles from a packet's last number to its cause.
-_SETTLED = 5
+_SETTLED = 6
 
 
 class RoundCommand(data.Struct):
@@ -73,7 +73,7 @@ class Decoder(wiring.Component):
     can be sent again. The next learner's packet is expected only after the last one of the learner
     before, so sums are always made in the order of the learners.
 
-    Receiving takes a cycle a number, and 18 to 26 cycles a packet besides; adding a cycle a word.
+    Receiving takes a cycle a number, and 19 to 27 cycles a packet besides; adding a cycle a word.
     An element that is still on its way from an earlier packet is waited for.
 
     Parameters
@@ -171,8 +171,9 @@ class Decoder(wiring.Component):
         product = Signal(33 + BIN_BITS, name="product")
         position = Signal(33 + BIN_BITS + 1, name="position")
         outside = Signal(name="outside")
-        m.d.sync += [product.eq(factor * bin_size), position.eq(product + tail_index),
-                     outside.eq(position > round_.last_element)]
+        factor_late = Signal(33, name="factor_late")
+        m.d.sync += [factor_late.eq(factor), product.eq(factor_late * bin_size),
+                     position.eq(product + tail_index), outside.eq(position > round_.last_element)]
         start = Signal(32, name="start")
 
         m.d.comb += [crc.data.eq(number), write.addr.eq(Cat(at[:11], half)),
@@ -387,13 +388,16 @@ class Decoder(wiring.Component):
         m.d.comb += [
             self.finished.valid.eq(done.r_rdy), self.finished.payload.eq(done.r_data),
             done.r_en.eq(self.finished.ready), done.w_data.eq(packet.layer)]
+        # A cycle old, which does not see what was just fetched.
+        idle, valid1 = Signal(name="idle"), Signal(name="valid_1")
+        m.d.sync += idle.eq(~busy & ~under_way.any())
         ends = Signal(name="packet_ends")
         with m.If(fetch):
             m.d.sync += word.eq(word + 1)
         with m.If(last_fetched):
             with m.If(packet.final):
                 # A round is finished when its last write is.
-                m.d.comb += [ends.eq(~busy & ~under_way.any() & done.w_rdy), done.w_en.eq(ends)]
+                m.d.comb += [ends.eq(idle & ~valid1 & done.w_rdy), done.w_en.eq(ends)]
             with m.Else():
                 m.d.comb += ends.eq(1)
         m.d.comb += [fifo.r_en.eq(ends), released.eq(ends)]
@@ -411,7 +415,8 @@ class Decoder(wiring.Component):
             return value
 
         # Fields.
-        valid1 = stage("valid_1", fetch)
+        with m.If(go):
+            m.d.sync += valid1.eq(fetch)
         valid2 = stage("valid_2", valid1)
         small2, first2 = stage("small", packet.small, 2), stage("first", word == 0, 2)
         place2, size2 = stage("place", word[:2], 2), stage("size", packet.bin_size, 2)

@@ -8,7 +8,7 @@ from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 from ulpsim.compression.adacomp import LARGEST_BIN, POINTS
 
-from ..float32 import delay
+from ..float32 import delay, from_dlfloat
 from ..verilog import once
 from .bins import MAXIMA, Bins
 from .framing import LAYERS_WAITING, ROWS_WAITING, Framing, beat_numbers, packet_stream
@@ -129,10 +129,10 @@ class Encoder(wiring.Component):
         for j in range(lanes):
             lane = Accumulate()
             m.submodules[f"lane_{j}"] = once(platform, lane, "adacomp_lane")
-            valid = positions.valid[j]
+            valid, gradient = positions.valid[j], self.gradients.payload[j]
+            gradient = Mux(command.dlfloat16, from_dlfloat(gradient[:16]), gradient)
             m.d.comb += [
-                lane.gradient.eq(delay(m, Mux(valid, self.gradients.payload[j], 0), 1,
-                                       name=f"gradient_{j}")),
+                lane.gradient.eq(delay(m, Mux(valid, gradient, 0), 1, name=f"gradient_{j}")),
                 lane.residue.eq(delay(m, Mux(valid, self.residues.payload[j], 0), 1,
                                       name=f"residue_{j}")),
                 lane.point.eq(point), lane.factor.eq(factor),

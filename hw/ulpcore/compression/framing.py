@@ -252,14 +252,14 @@ class Framing(wiring.Component):
         is_full = count == LARGEST_PACKET
         more = group.valid & is_full
         close = Signal(data.StructLayout({
-            "valid": 1, "second": 1, "last": 1, "refused": 1, "count": 13, "part": 2,
+            "valid": 1, "last": 1, "refused": 1, "count": 13, "part": 2,
             "continued": 1, "first": group.origin.shape()}))
         # At the end of the layer the packet that was full and the one behind it are closed both.
-        second = Signal(close.shape(), name="second")
+        second, is_second = Signal(close.shape(), name="second"), Signal(name="is_second")
         entry = Signal(close.shape(), name="entry")
         m.d.comb += [entry.count.eq(count), entry.part.eq(part), entry.continued.eq(continued),
-                     entry.first.eq(first), entry.second.eq(0)]
-        m.d.sync += [close.eq(second), second.valid.eq(0)]
+                     entry.first.eq(first)]
+        m.d.sync += [close.eq(second), second.valid.eq(0), is_second.eq(second.valid)]
         with m.If(more):
             m.d.comb += [entry.valid.eq(1)]
             m.d.sync += [close.eq(entry), count.eq(group.used), part.eq(part + 1), continued.eq(1),
@@ -270,7 +270,7 @@ class Framing(wiring.Component):
             m.d.comb += [entry.valid.eq(1)]
             m.d.sync += [count.eq(0), part.eq(0), continued.eq(0)]
             with m.If(more):
-                m.d.sync += [second.valid.eq(1), second.second.eq(1), second.last.eq(1),
+                m.d.sync += [second.valid.eq(1), second.last.eq(1),
                              second.refused.eq(group.refused), second.count.eq(group.used),
                              second.part.eq(part + 1), second.continued.eq(1),
                              second.first.eq(group.origin)]
@@ -283,7 +283,7 @@ class Framing(wiring.Component):
         header = delay(m, layer, 2, name="layer_header")
         late = delay(m, header, 1, name="layer_header_late")
         of = Signal(LayerHeader, name="of")
-        m.d.comb += of.eq(Mux(close.second, late, header))
+        m.d.comb += of.eq(Mux(is_second, late, header))
         described = Signal(description)
         slot = close.first.slot
         skip = slot.word[:2] == 0

@@ -15,7 +15,8 @@ class LayerCommand(data.Struct):
     `measure`: only the mean of the maxima is wanted, the first of two passes; residues are read but
     not written and nothing is sent. Else `scale`, FP32, is what is sent: the mean that was
     measured, or in one pass that of the step before. `factor` counts quarters; `last_element` is
-    the number of elements less one; the other fields are those of `ulpsim.compression`.
+    the number of elements less one. `dlfloat16`: gradients are codes of DLFloat16, each in the
+    lower half of its lane, not FP32. The other fields are those of `ulpsim.compression`.
     """
 
     learner: 10
@@ -27,6 +28,7 @@ class LayerCommand(data.Struct):
     point: POINT_BITS
     scale: 32
     measure: 1
+    dlfloat16: 1
 
 
 class PreparedLayer(data.Struct):

@@ -11,7 +11,13 @@ from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
-from ulpsim.compression.adacomp import LARGEST_BIN, Settings, scale_of_mean, units_to_scale
+from ulpsim.compression.adacomp import (
+    LARGEST_BIN,
+    Gradient,
+    Settings,
+    scale_of_mean,
+    units_to_scale,
+)
 from ulpsim.compression.packets import PacketCause
 
 from ..float32 import delay
@@ -34,7 +40,7 @@ class LayerJob:
     it."""
 
     residue: NDArray[np.int32]
-    gradient: NDArray[np.float32]
+    gradient: Gradient
     settings: Settings
     scale: int | None = None
     layer: int = 0
@@ -75,7 +81,8 @@ def command_row(job: LayerJob, scale: int, *, measure: bool) -> NDArray[np.uint3
         "learner": job.learner, "layer": job.layer, "step": job.step,
         "last_element": len(job.residue) - 1, "bin_size": job.settings.bin_size,
         "factor": job.settings.factor_steps, "point": job.settings.point & 0xFF,
-        "scale": scale, "measure": measure}, shape)
+        "scale": scale, "measure": measure,
+        "dlfloat16": job.gradient.dtype == np.uint16}, shape)
     bits = value.as_value().value
     return np.array([bits >> 32 * i & 0xFFFFFFFF for i in range(-(-shape.size // 32))], np.uint32)
 
@@ -83,7 +90,7 @@ def command_row(job: LayerJob, scale: int, *, measure: bool) -> NDArray[np.uint3
 def rows_of(values: NDArray, lanes: int) -> NDArray[np.uint32]:
     """A layer's elements as rows."""
     padded = np.zeros(-(-len(values) // lanes) * lanes, np.uint32)
-    padded[:len(values)] = values.view(np.uint32)
+    padded[:len(values)] = values if values.dtype == np.uint16 else values.view(np.uint32)
     return padded.reshape(-1, lanes)
 
 

@@ -3,8 +3,9 @@
 C.-Y. Chen et al., "AdaComp: Adaptive Residual Gradient Compression for Data-Parallel Distributed
 Training", AAAI 2018, algorithms 1 and 2 (`pack`, `unpack`).
 
-Arithmetic. Gradients and scales are FP32 (`ulpsim.float32`); residues are integers of 32 bits,
-two's complement, in units of 2^-point, where `point` is a setting of the layer. So
+Arithmetic. Gradients and scales are FP32 (`ulpsim.float32`), gradients also DLFloat16, every number
+of which is one of FP32; residues are integers of 32 bits, two's complement, in units of 2^-point,
+where `point` is a setting of the layer. So
 
 - a gradient is rounded once, to the nearest multiple of the unit, ties to even;
 - G = residue + dW, H = residue + factor * dW, the maxima of the bins, their sum, every comparison
@@ -36,9 +37,11 @@ __all__ = [
     "LARGEST_BIN",
     "POINTS",
     "Compressed",
+    "Gradient",
     "Settings",
     "compress",
     "compress_array",
+    "gradient_values",
     "point_for",
     "quantise",
     "quantise_array",
@@ -53,6 +56,9 @@ LARGEST_BIN = 16384
 FACTOR_UNITS = 4
 #: Points with which every scale, from 1 to 2^31 units, is a normal FP32 number.
 POINTS = range(-96, 127)
+
+#: FP32 numbers, or codes of DLFloat16.
+Gradient = NDArray[np.float32] | NDArray[np.uint16]
 
 _LOWEST, _HIGHEST = -(1 << 31), (1 << 31) - 1
 _SIGNIFICAND_BITS = 24
@@ -177,7 +183,7 @@ def scale_to_units(scale: int, point: int) -> int:
 
 
 def compress(residue: Sequence[int], gradient: Sequence[int], settings: Settings,
-             scale: int | None = None) -> Compressed:
+             scale: int | None = None, *, dlfloat16: bool = False) -> Compressed:
     """One step of one layer, as the paper has it.
 
     Parameters
@@ -185,7 +191,7 @@ def compress(residue: Sequence[int], gradient: Sequence[int], settings: Settings
     residue
         What earlier steps left, in units.
     gradient
-        dW of this step, FP32 bits.
+        dW of this step, FP32 bits; with `dlfloat16` codes of DLFloat16.
     scale
         One pass: FP32 bits of the scale to use, the mean of the previous step. By default the
         exact mean of this step, for which hardware passes over the layer twice. With a scale of
@@ -195,6 +201,8 @@ def compress(residue: Sequence[int], gradient: Sequence[int], settings: Settings
     unit.
     """
     elements = _check(len(residue), len(gradient))
+    if dlfloat16:
+        gradient = [float32.from_dlfloat(code) for code in gradient]
     g, h, refused = [], [], 0
     for r, bits in zip(residue, gradient, strict=True):
         w = quantise(bits, settings.point)
@@ -306,17 +314,26 @@ def _first_pass(first: int, g: NDArray[np.int32], gradient: NDArray[np.float32],
                   0 if none is None else int(np.count_nonzero(none)), candidates)
 
 
-def compress_array(residue: NDArray[np.int32], gradient: NDArray[np.float32],
-                   settings: Settings, scale: int | None = None, *,
-                   threads: int = 1) -> Compressed:
-    """`compress` for arrays of one dimension: residue int32, gradient float32.
+def gradient_values(gradient: Gradient) -> NDArray[np.float32]:
+    """A gradient as float32, if it is codes of DLFloat16 (uint16), exactly; else itself."""
+    if gradient.dtype == np.uint16:
+        return float32.from_dlfloat_array(gradient).view(np.float32)
+    return gradient
+
+
+def compress_array(residue: NDArray[np.int32], gradient: Gradient, settings: Settings,
+                   scale: int | None = None, *, threads: int = 1) -> Compressed:
+    """`compress` for arrays of one dimension: residue int32, gradient float32 or, codes of
+    DLFloat16, uint16.
 
     Blocks of bins are spread over `threads`; the result does not depend on it.
     """
-    if residue.dtype != np.int32 or gradient.dtype != np.float32 or residue.ndim != 1 \
-            or gradient.ndim != 1:
-        raise ValueError("residue and gradient must be vectors of int32 and of float32, not "
-                         f"{residue.dtype} {residue.shape} and {gradient.dtype} {gradient.shape}")
+    if residue.dtype != np.int32 or gradient.dtype not in (np.float32, np.uint16) \
+            or residue.ndim != 1 or gradient.ndim != 1:
+        raise ValueError("residue and gradient must be vectors of int32 and of float32 or uint16, "
+                         f"not {residue.dtype} {residue.shape} and {gradient.dtype} "
+                         f"{gradient.shape}")
+    gradient = gradient_values(gradient)
     elements = _check(len(residue), len(gradient))
     given = None if scale is None else scale_to_units(scale, settings.point)
     left = residue.copy()

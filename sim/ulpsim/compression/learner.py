@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from .adacomp import Compressed, Settings, compress_array, point_for
+from .adacomp import Compressed, Gradient, Settings, compress_array, gradient_values, point_for
 from .packets import LAYERS, packets_of
 
 __all__ = ["CONVOLUTION_BIN", "DENSE_BIN", "Learner", "LearnerLayer", "bin_size_for",
@@ -66,8 +66,8 @@ class Learner:
         self.layers: dict[str, LearnerLayer] = {}
         self.step = 0
 
-    def layer(self, name: str, gradient: NDArray[np.float32], bin_size: int,
-              point: int | None = None, number: int | None = None) -> LearnerLayer:
+    def layer(self, name: str, gradient: Gradient, bin_size: int, point: int | None = None,
+              number: int | None = None) -> LearnerLayer:
         """The layer of a name; made for this gradient when it is met first, its point by
         `point_for` if none is given, its number the next one.
 
@@ -76,8 +76,9 @@ class Learner:
         if name not in self.layers:
             if len(self.layers) == LAYERS:
                 raise ValueError(f"layers must be at most {LAYERS}, {name!r} is one more")
-            settings = Settings(bin_size, self.factor,
-                                point_for(gradient) if point is None else point)
+            if point is None:
+                point = point_for(gradient_values(gradient))
+            settings = Settings(bin_size, self.factor, point)
             self.layers[name] = LearnerLayer(len(self.layers) if number is None else number,
                                              settings, np.zeros(len(gradient), np.int32))
         layer = self.layers[name]
@@ -90,7 +91,7 @@ class Learner:
         """The scale that the layer's next step is given: None for the exact mean."""
         return layer.mean if self.one_pass else None
 
-    def compress(self, layer: LearnerLayer, gradient: NDArray[np.float32]
+    def compress(self, layer: LearnerLayer, gradient: Gradient
                  ) -> tuple[Compressed, list[bytes]]:
         """One step of a layer; its residue goes on to the next."""
         ours = compress_array(layer.residue, gradient, layer.settings, self.scale(layer),
