@@ -151,8 +151,8 @@ def test_several_steps_of_training(rng: np.random.Generator) -> None:
     residues = [np.zeros(n, np.int32) for n in (800, 25, 12_800, 1280)]
     sizes, scales = (50, 50, 500, 500), [None] * 4
     for step in range(5):
-        jobs = [LayerJob(r, gradient_like(rng, len(r), "heavy") / (step + 1), Settings(s, 2, 16),
-                         scale, layer=i, step=step)
+        jobs = [LayerJob(r, gradient_like(rng, len(r), "heavy") / np.float32(step + 1),
+                         Settings(s, 2, 16), scale, layer=i, step=step)
                 for i, (r, s, scale) in enumerate(zip(residues, sizes, scales, strict=True))]
         run = check(8, jobs)
         residues = [layer.residue for layer in run.layers]

@@ -1,6 +1,6 @@
 """The AdaComp decoder: packets of all learners, added to a dense gradient in memory.
 
-Twin of `ulpsim.compression.packets.Round`.
+Twin of `ulpsim.compression.packets.Round`, and of `ulpsim.compression.cyclic.Gather`.
 """
 
 from typing import Any
@@ -30,8 +30,9 @@ _SETTLED = 6
 class RoundCommand(data.Struct):
     """One step of one layer: which packets are expected, and where the dense gradient stands.
 
-    Learners are 0 to `last_learner`; the layer has `last_element` + 1 elements, from the element
-    address `base` on.
+    Learners are `first_learner` to `last_learner`; the layer has `last_element` + 1 elements, from
+    the element address `base` on. `gather`: the elements that the packets name are not added to but
+    put out, and zero stays in their place.
     """
 
     layer: 12
@@ -39,6 +40,8 @@ class RoundCommand(data.Struct):
     last_learner: 10
     last_element: 32
     base: 32
+    first_learner: 10
+    gather: 1
 
 
 class PacketNumber(data.Struct):
@@ -90,6 +93,8 @@ class Decoder(wiring.Component):
     reports : Out(stream(PacketReport))
     finished : Out(stream(layer))
         All writes of a round have been taken.
+    gathered : Out(stream(element))
+        Of rounds that gather, in the order of the packets.
     reads : Out(stream(address)), values : In(stream(FP32))
         Reads of the gradient, answered in order; one taken after a write sees what was written.
     writes : Out(stream(GradientWrite))
@@ -99,6 +104,7 @@ class Decoder(wiring.Component):
     packets: Any
     reports: Any
     finished: Any
+    gathered: Any
     reads: Any
     values: Any
     writes: Any
@@ -113,7 +119,7 @@ class Decoder(wiring.Component):
             "rounds": In(stream.Signature(RoundCommand)),
             "packets": In(stream.Signature(PacketNumber)),
             "reports": Out(stream.Signature(PacketReport)),
-            "finished": Out(stream.Signature(12)),
+            "finished": Out(stream.Signature(12)), "gathered": Out(stream.Signature(32)),
             "reads": Out(stream.Signature(32)), "values": In(stream.Signature(32)),
             "writes": Out(stream.Signature(GradientWrite))})
 
@@ -122,7 +128,7 @@ class Decoder(wiring.Component):
         m.submodules.buffer = buffer = Memory(shape=32, depth=2 * _HALF, init=[])
         checked = data.StructLayout({
             "count": 13, "small": 1, "bin_size": BIN_BITS, "scale": 32, "start": 32, "base": 32,
-            "final": 1, "layer": 12})
+            "final": 1, "layer": 12, "gather": 1})
         m.submodules.checked = fifo = SyncFIFO(width=checked.size, depth=2)
         released = Signal(name="released")
         self._receive(m, buffer, fifo, checked, released)
@@ -142,8 +148,8 @@ class Decoder(wiring.Component):
         learner, part, started = Signal(10), Signal(2), Signal(name="started")
         m.d.comb += self.rounds.ready.eq(~active)
         with m.If(self.rounds.valid & ~active):
-            m.d.sync += [round_.eq(self.rounds.payload), active.eq(1), learner.eq(0), part.eq(0),
-                         started.eq(0)]
+            m.d.sync += [round_.eq(self.rounds.payload), active.eq(1), part.eq(0), started.eq(0),
+                         learner.eq(self.rounds.payload.first_learner)]
 
         number, last = self.packets.payload.number, self.packets.payload.last
         taken = Signal(name="taken")
@@ -192,7 +198,8 @@ class Decoder(wiring.Component):
             handing.count.eq(header.count), handing.small.eq(small), handing.bin_size.eq(bin_size),
             handing.scale.eq(header.scale), handing.start.eq(start), handing.base.eq(round_.base),
             handing.final.eq(header.last & (learner == round_.last_learner)),
-            handing.layer.eq(round_.layer), fifo.w_data.eq(handing)]
+            handing.layer.eq(round_.layer), handing.gather.eq(round_.gather),
+            fifo.w_data.eq(handing)]
 
         def ended(early: Value) -> None:
             """The packet ends here, too early or not."""
@@ -453,6 +460,7 @@ class Decoder(wiring.Component):
         # The request, unless the element is on its way already: compared a cycle ahead.
         m.d.comb += out_valid.eq(stage("valid_7", valid6))
         value = stage("addend", Cat(scale5[:31], minus5 & scale5[:31].any()), 2)
+        gather = stage("gather", packet.gather, 7)
         address = stage("address", address6)
         m.d.comb += go.eq(~out_valid | (self.reads.valid & self.reads.ready))
         m.d.comb += busy.eq(
@@ -484,20 +492,24 @@ class Decoder(wiring.Component):
         m.d.sync += under_way.eq(under_way + request - retired)
 
         # Their values come back in order.
-        m.submodules.addends = addends = SyncFIFO(width=32, depth=count)
+        m.submodules.addends = addends = SyncFIFO(width=33, depth=count)
         m.submodules.add = add = Add(stages=_ADD_STAGES)
         m.submodules.results = results = SyncFIFO(width=32, depth=count)
+        gathers, taken = addends.r_data[32], Signal(name="value_taken")
         m.submodules.order = order = SyncFIFO(width=32, depth=count)
         m.d.comb += [
-            addends.w_en.eq(request), addends.w_data.eq(value),
+            addends.w_en.eq(request), addends.w_data.eq(Cat(value, gather)),
             order.w_en.eq(request), order.w_data.eq(address), order.r_en.eq(retired),
-            self.values.ready.eq(addends.r_rdy),
-            addends.r_en.eq(self.values.valid & addends.r_rdy),
-            results.w_en.eq(delay(m, self.values.valid & addends.r_rdy, 1 + _ADD_STAGES,
-                                  name="added", reset=True)),
+            self.gathered.payload.eq(self.values.payload),
+            self.gathered.valid.eq(self.values.valid & addends.r_rdy & gathers),
+            self.values.ready.eq(addends.r_rdy & (self.gathered.ready | ~gathers)),
+            taken.eq(self.values.valid & self.values.ready), addends.r_en.eq(taken),
+            results.w_en.eq(delay(m, taken, 1 + _ADD_STAGES, name="added", reset=True)),
             results.w_data.eq(add.result),
             self.writes.valid.eq(results.r_rdy),
             self.writes.payload.eq(Cat(order.r_data, results.r_data)),
             results.r_en.eq(self.writes.ready),
         ]
-        m.d.sync += [add.a.eq(self.values.payload), add.b.eq(addends.r_data)]
+        # Of what is gathered zero stays: the sum of two zeros.
+        m.d.sync += [add.a.eq(Mux(gathers, 0, self.values.payload)),
+                     add.b.eq(Mux(gathers, 0, addends.r_data[:32]))]

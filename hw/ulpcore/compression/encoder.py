@@ -29,7 +29,8 @@ class EncoderCause(enum.Enum, shape=3):
     BIN_SIZE = 1        #: 0, or more than the encoder's largest bin
     FACTOR = 2          #: 0
     POINT = 3           #: not from -96 to 126
-    SCALE = 4           #: negative, NaN-Inf, beyond 2^31 units, or no multiple of the unit
+    #: Negative, NaN-Inf, beyond 2^31 units, no multiple of the unit; not 0 in a pass that chooses.
+    SCALE = 4
 
 
 class Encoder(wiring.Component):
@@ -178,7 +179,8 @@ class Encoder(wiring.Component):
                 (~late.factor.any(), EncoderCause.FACTOR),
                 ((point < POINTS[0]) | (point > POINTS[-1]), EncoderCause.POINT),
                 (~late.measure & (quantise.beyond | quantise.inexact | quantise.negative
-                                  | (magnitude[31] & magnitude[:31].any())),
+                                  | (magnitude[31] & magnitude[:31].any())
+                                  | (late.choose & magnitude.any())),
                  EncoderCause.SCALE))):
             wrong = Mux(bad, cause.value, wrong)
         wrong = delay(m, wrong[:3], 1, name="wrong")
@@ -223,7 +225,7 @@ class Encoder(wiring.Component):
         latency = bins.read_latency
         units = delay(m, layer.units, latency, name="units")
         bin_size = delay(m, layer.header.bin_size, latency, name="bin_size")
-        sends = units.any()
+        sends = delay(m, layer.units.any() | layer.choose, latency, name="sends")
         m.submodules.updated = fifo = SyncFIFO(width=32 * lanes, depth=_RESIDUES)
         new = []
         for j in range(lanes):

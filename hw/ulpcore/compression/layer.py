@@ -14,9 +14,11 @@ class LayerCommand(data.Struct):
 
     `measure`: only the mean of the maxima is wanted, the first of two passes; residues are read but
     not written and nothing is sent. Else `scale`, FP32, is what is sent: the mean that was
-    measured, or in one pass that of the step before. `factor` counts quarters; `last_element` is
-    the number of elements less one. `dlfloat16`: gradients are codes of DLFloat16, each in the
-    lower half of its lane, not FP32. The other fields are those of `ulpsim.compression`.
+    measured, or in one pass that of the step before. `choose`: what is sent only says which
+    elements would be, the residue keeps all; the scale must be zero. `dlfloat16`: gradients are
+    codes of DLFloat16, each in the lower half of its lane, not FP32. `factor` counts quarters;
+    `last_element` is the number of elements less one; the other fields are those of
+    `ulpsim.compression`.
     """
 
     learner: 10
@@ -29,6 +31,7 @@ class LayerCommand(data.Struct):
     scale: 32
     measure: 1
     dlfloat16: 1
+    choose: 1
 
 
 class PreparedLayer(data.Struct):
@@ -54,13 +57,14 @@ class SentLayer(data.Struct):
     header: LayerHeader
     last_element: 32
     units: 32
+    choose: 1
 
 
 def sent_layer(layer: "data.View[PreparedLayer]") -> Value:
     """A PreparedLayer as a SentLayer."""
     command = layer.command
     return Cat(command.learner, command.layer, command.step, command.bin_size, command.scale,
-               command.last_element, layer.units)
+               command.last_element, layer.units, command.choose)
 
 
 class Measured(data.Struct):

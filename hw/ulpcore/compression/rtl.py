@@ -37,7 +37,7 @@ __all__ = ["DecodeRun", "DecoderBench", "EncodeRun", "EncodedLayer", "LayerJob",
 @dataclasses.dataclass(frozen=True)
 class LayerJob:
     """One step of one layer, as `ulpsim.compression.adacomp.compress_array` and `packets_of` take
-    it."""
+    it; with `choose` there must be no scale."""
 
     residue: NDArray[np.int32]
     gradient: Gradient
@@ -46,6 +46,7 @@ class LayerJob:
     layer: int = 0
     learner: int = 0
     step: int = 0
+    choose: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,7 @@ def command_row(job: LayerJob, scale: int, *, measure: bool) -> NDArray[np.uint3
         "last_element": len(job.residue) - 1, "bin_size": job.settings.bin_size,
         "factor": job.settings.factor_steps, "point": job.settings.point & 0xFF,
         "scale": scale, "measure": measure,
-        "dlfloat16": job.gradient.dtype == np.uint16}, shape)
+        "dlfloat16": job.gradient.dtype == np.uint16, "choose": job.choose}, shape)
     bits = value.as_value().value
     return np.array([bits >> 32 * i & 0xFFFFFFFF for i in range(-(-shape.size // 32))], np.uint32)
 
@@ -102,12 +103,12 @@ def encode(lanes: int, jobs: Sequence[LayerJob], *, largest_bin: int = LARGEST_B
     an unknown number of lanes, SimulationError when the simulation fails or the encoder refuses a
     command.
     """
-    exact = [i for i, job in enumerate(jobs) if job.scale is None]
+    exact = [i for i, job in enumerate(jobs) if job.scale is None and not job.choose]
     scales = {i: job.scale for i, job in enumerate(jobs) if job.scale is not None}
     if exact:
         means, *_ = _pass(lanes, [jobs[i] for i in exact], None, largest_bin, stalls, seed)
         scales |= dict(zip(exact, means, strict=True))
-    means, run, updated, packets = _pass(lanes, jobs, [scales[i] or 0 for i in range(len(jobs))],
+    means, run, updated, packets = _pass(lanes, jobs, [scales.get(i, 0) for i in range(len(jobs))],
                                          largest_bin, stalls, seed)
     taken = run.times["gradients"]
     layers = []
@@ -188,7 +189,8 @@ class DecoderBench(wiring.Component):
         decoder = self.decoder = Decoder()
         members = decoder.signature.members
         super().__init__({
-            **{name: members[name] for name in ("rounds", "packets", "reports", "finished")},
+            **{name: members[name] for name in ("rounds", "packets", "reports", "finished",
+                                                    "gathered")},
             "load": In(stream.Signature(GradientWrite)),
             "wrote": Out(stream.Signature(GradientWrite))})
 
@@ -202,7 +204,7 @@ class DecoderBench(wiring.Component):
             ours, theirs = getattr(self, name), getattr(decoder, name)
             m.d.comb += [theirs.payload.eq(ours.payload), theirs.valid.eq(ours.valid & loaded),
                          ours.ready.eq(theirs.ready & loaded)]
-        for name in ("reports", "finished"):
+        for name in ("reports", "finished", "gathered"):
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(decoder, name))
         m.d.comb += [
             self.load.ready.eq(~loaded), self.wrote.payload.eq(decoder.writes.payload),
@@ -232,24 +234,28 @@ class DecoderBench(wiring.Component):
 
 @dataclasses.dataclass(frozen=True)
 class RoundJob:
-    """One round: layer, step, learners, elements, the element address at which the layer begins."""
+    """One round: layer, step, learners, elements, the element address at which the layer begins;
+    the first learner; whether elements are gathered, not added to."""
 
     layer: int
     step: int
     learners: int
     elements: int
     base: int = 0
+    first: int = 0
+    gather: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodeRun:
     """Causes of all packets; the layers of finished rounds; the gradient at the end; the cycle in
-    which each element was written."""
+    which each element was written; what was gathered."""
 
     causes: list[PacketCause]
     finished: list[int]
     gradient: NDArray[np.uint32]
     written: NDArray[np.uint64]
+    gathered: NDArray[np.uint32]
 
 
 def decode(gradient: NDArray[np.uint32], rounds: Sequence[RoundJob], packets: Sequence[bytes], *,
@@ -275,7 +281,8 @@ def decode(gradient: NDArray[np.uint32], rounds: Sequence[RoundJob], packets: Se
     for job in rounds:
         shape = RoundCommand.as_shape()
         bits = Const({"layer": job.layer, "step": job.step, "last_learner": job.learners - 1,
-                      "last_element": job.elements - 1, "base": job.base}, shape).as_value().value
+                      "last_element": job.elements - 1, "base": job.base,
+                      "first_learner": job.first, "gather": job.gather}, shape).as_value().value
         commands.append([bits >> 32 * i & 0xFFFFFFFF for i in range(-(-shape.size // 32))])
     run = _decoder_model(elements, latency).run(
         {"load": load, "packets": np.concatenate(numbers), "rounds": np.array(commands, np.uint32)},
@@ -288,4 +295,5 @@ def decode(gradient: NDArray[np.uint32], rounds: Sequence[RoundJob], packets: Se
     for address, value in wrote:
         final[address] = value
     return DecodeRun([PacketCause(int(row[0]) & 0xF) for row in run.outputs["reports"]],
-                     [int(row[0]) for row in run.outputs["finished"]], final, run.times["wrote"])
+                     [int(row[0]) for row in run.outputs["finished"]], final, run.times["wrote"],
+                     run.outputs["gathered"][:, 0])

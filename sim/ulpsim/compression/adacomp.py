@@ -183,7 +183,8 @@ def scale_to_units(scale: int, point: int) -> int:
 
 
 def compress(residue: Sequence[int], gradient: Sequence[int], settings: Settings,
-             scale: int | None = None, *, dlfloat16: bool = False) -> Compressed:
+             scale: int | None = None, *, dlfloat16: bool = False,
+             choose: bool = False) -> Compressed:
     """One step of one layer, as the paper has it.
 
     Parameters
@@ -196,9 +197,12 @@ def compress(residue: Sequence[int], gradient: Sequence[int], settings: Settings
         One pass: FP32 bits of the scale to use, the mean of the previous step. By default the
         exact mean of this step, for which hardware passes over the layer twice. With a scale of
         zero nothing is sent.
+    choose
+        Only say which elements would be sent, with a scale of zero: all of G stays in the residue
+        (`cyclic`). There must be no `scale` then.
 
     Raises ValueError for an empty layer, unequal lengths or a scale that is no multiple of the
-    unit.
+    unit or that must not be.
     """
     elements = _check(len(residue), len(gradient))
     if dlfloat16:
@@ -215,19 +219,29 @@ def compress(residue: Sequence[int], gradient: Sequence[int], settings: Settings
             for first in range(0, elements, settings.bin_size)]
     g_max = [max(abs(g[j]) for j in one) for one in bins]
     mean = scale_of_mean(sum(g_max), len(bins))
-    s = mean if scale is None else scale_to_units(scale, settings.point)
+    given = _given(scale, settings.point, choose)
+    s = mean if given is None else given
 
     left, positions, negative = list(g), [], []
     for one, largest in zip(bins, g_max, strict=True):
         for j in one:
             # An element that is zero has no sign to send; so a bin of zeros sends nothing.
-            if abs(h[j]) >= largest and g[j] != 0 and s != 0:
+            if abs(h[j]) >= largest and g[j] != 0 and (s != 0 or choose):
                 positions.append(j)
                 negative.append(g[j] < 0)
                 left[j] = g[j] + s if g[j] < 0 else g[j] - s
     return Compressed(np.array(positions, np.int64), np.array(negative, bool),
                       units_to_scale(s, settings.point), np.array(left, np.int32),
                       units_to_scale(mean, settings.point), refused)
+
+
+def _given(scale: int | None, point: int, choose: bool) -> int | None:
+    """The scale in units, None for the mean."""
+    if choose and scale is not None:
+        raise ValueError(f"scale must be None where elements are only chosen, not {scale!r}")
+    if scale is None:
+        return 0 if choose else None
+    return scale_to_units(scale, point)
 
 
 def _check(residues: int, gradients: int) -> int:
@@ -318,11 +332,12 @@ def gradient_values(gradient: Gradient) -> NDArray[np.float32]:
     """A gradient as float32, if it is codes of DLFloat16 (uint16), exactly; else itself."""
     if gradient.dtype == np.uint16:
         return float32.from_dlfloat_array(gradient).view(np.float32)
-    return gradient
+    return gradient.astype(np.float32, copy=False)
 
 
 def compress_array(residue: NDArray[np.int32], gradient: Gradient, settings: Settings,
-                   scale: int | None = None, *, threads: int = 1) -> Compressed:
+                   scale: int | None = None, *, choose: bool = False, threads: int = 1
+                   ) -> Compressed:
     """`compress` for arrays of one dimension: residue int32, gradient float32 or, codes of
     DLFloat16, uint16.
 
@@ -333,15 +348,15 @@ def compress_array(residue: NDArray[np.int32], gradient: Gradient, settings: Set
         raise ValueError("residue and gradient must be vectors of int32 and of float32 or uint16, "
                          f"not {residue.dtype} {residue.shape} and {gradient.dtype} "
                          f"{gradient.shape}")
-    gradient = gradient_values(gradient)
+    values = gradient_values(gradient)
     elements = _check(len(residue), len(gradient))
-    given = None if scale is None else scale_to_units(scale, settings.point)
+    given = _given(scale, settings.point, choose)
     left = residue.copy()
     size = max(_BLOCK // settings.bin_size, 1) * settings.bin_size
 
     def one(first: int) -> _Block:
         part = slice(first, first + size)
-        return _first_pass(first, left[part], gradient[part], settings)
+        return _first_pass(first, left[part], values[part], settings)
 
     firsts = range(0, elements, size)
     if threads > 1 and len(firsts) > 1:
@@ -351,8 +366,8 @@ def compress_array(residue: NDArray[np.int32], gradient: Gradient, settings: Set
         blocks = [one(first) for first in firsts]
     mean = scale_of_mean(sum(block.total for block in blocks), settings.bins(elements))
     s = mean if given is None else given
-    positions = (np.concatenate([block.candidates + block.first for block in blocks]) if s
-                 else np.zeros(0, np.int64))
+    positions = (np.concatenate([block.candidates + block.first for block in blocks])
+                 if s or choose else np.zeros(0, np.int64))
     taken = left[positions]
     negative = taken < 0
     # Between -2^31 and 2^31 - 1 with S up to 2^31: the sum modulo 2^32 is the sum.

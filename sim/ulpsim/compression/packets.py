@@ -255,12 +255,15 @@ class Round:
             return PacketCause.RANGE
         if len(positions) and positions[-1] >= len(self.gradient):
             return PacketCause.RANGE
-        self.gradient[positions] = float32.add_array(
-            self.gradient[positions],
-            np.where(negative, np.uint32(header.scale ^ 1 << 31), np.uint32(header.scale)))
+        self._take(positions, negative, header.scale)
         self.learner, self.part = ((self.learner + 1, 0) if header.last
                                    else (self.learner, self.part + 1))
         return PacketCause.NONE
+
+    def _take(self, positions: NDArray[np.int64], negative: NDArray[np.bool_], scale: int) -> None:
+        self.gradient[positions] = float32.add_array(
+            self.gradient[positions],
+            np.where(negative, np.uint32(scale ^ 1 << 31), np.uint32(scale)))
 
     def _order(self, header: Header) -> PacketCause:
         if header.layer != self.layer:
