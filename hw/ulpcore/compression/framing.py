@@ -134,22 +134,27 @@ class Framing(wiring.Component):
                     m.d.comb += row_origins[1].slot.eq(row.words[(lanes - i) % lanes])
         together = Signal(range(2 * lanes + 1))
         m.d.comb += together.eq(waiting + row.used)
-        full = together[exact_log2(lanes):].any()
-        step = Signal(name="pack_row")
-        m.d.comb += [step.eq(rows.r_rdy & room & ~flushing), rows.r_en.eq(step),
+        low = exact_log2(lanes)
+        full = together[low:].any()
+        step, two_packets = Signal(name="pack_row"), Signal(name="two_packets")
+        m.d.comb += [step.eq(rows.r_rdy & room & ~flushing & ~two_packets), rows.r_en.eq(step),
                      self.row_done.eq(step)]
-        done = Signal(name="layer_done")
-        m.d.comb += done.eq(room & flushing)
+        # A layer's last words go with its last row, or a cycle later if they are too many.
+        ends, done = Signal(name="layer_ends"), Signal(name="layer_done")
+        m.d.comb += [ends.eq(row.last & ~(full & together[:low].any() if low else Const(0, 1))),
+                     done.eq(room & flushing)]
         for i in range(lanes):
             m.d.sync += group.words[i].eq(Mux(i < waiting, pending[i], rotated[i]))
-        m.d.sync += group.used.eq(lanes)
+        m.d.sync += group.used.eq(Mux(full, lanes, together))
         m.d.sync += group.origin.eq(Mux(waiting.any() if lanes > 1 else Const(0, 1),
                                         pending_origin, row_origins[0]))
         with m.If(step):
-            m.d.sync += [group.valid.eq(full), flushing.eq(row.last),
-                         any_refused.eq(any_refused | row.refused)]
+            m.d.sync += [group.valid.eq(full | (ends & together.any())), group.flush.eq(ends),
+                         group.refused.eq(any_refused | row.refused),
+                         flushing.eq(row.last & ~ends),
+                         any_refused.eq((any_refused | row.refused) & ~ends)]
             if lanes > 1:
-                m.d.sync += waiting.eq(together)
+                m.d.sync += waiting.eq(Mux(ends, 0, together))
                 for i in range(lanes):
                     with m.If(full | (i >= waiting)):
                         m.d.sync += pending[i].eq(rotated[i])
@@ -161,8 +166,8 @@ class Framing(wiring.Component):
             m.d.sync += [group.valid.eq(waiting.any() if lanes > 1 else 0), group.used.eq(waiting),
                          group.flush.eq(1), waiting.eq(0), flushing.eq(0), any_refused.eq(0)]
 
-        m.d.comb += layers.r_en.eq(done)
-        self._write(m, group, layer, beats, descriptions, description)
+        m.d.comb += layers.r_en.eq(done | (step & ends))
+        self._write(m, group, layer, beats, descriptions, description, two_packets)
         self._send(m, beats, descriptions, description)
         return m
 
@@ -214,8 +219,11 @@ class Framing(wiring.Component):
         return list(values)
 
     def _write(self, m: Module, group: Any, layer: Any, beats: Any, descriptions: Any,
-               description: data.StructLayout) -> None:
-        """Groups of words into beats; what is known of a packet when it is closed."""
+               description: data.StructLayout, two_packets: Signal) -> None:
+        """Groups of words into beats; what is known of a packet when it is closed.
+
+        `two_packets` are closed at once: a cycle without a row.
+        """
         lanes = self.lanes
         cell = lanes * 8                              # half a group of 16-bit words
         cells = 32 * self.numbers // cell
@@ -249,8 +257,8 @@ class Framing(wiring.Component):
         count = Signal(13, name="count")
         part, continued = Signal(2, name="part"), Signal(name="continued")
         first = Signal(group.origin.shape(), name="first_word")
-        is_full = count == LARGEST_PACKET
-        more = group.valid & is_full
+        more = group.valid & (count == LARGEST_PACKET)
+        m.d.comb += two_packets.eq(more & group.flush)
         close = Signal(data.StructLayout({
             "valid": 1, "last": 1, "refused": 1, "count": 13, "part": 2,
             "continued": 1, "first": group.origin.shape()}))

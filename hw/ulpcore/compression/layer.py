@@ -1,5 +1,7 @@
 """What the encoder is told about a layer, and what it tells of it."""
 
+from typing import Any
+
 from amaranth.hdl import Cat, Value
 from amaranth.lib import data
 
@@ -60,7 +62,7 @@ class SentLayer(data.Struct):
     choose: 1
 
 
-def sent_layer(layer: "data.View[PreparedLayer]") -> Value:
+def sent_layer(layer: Any) -> Value:
     """A PreparedLayer as a SentLayer."""
     command = layer.command
     return Cat(command.learner, command.layer, command.step, command.bin_size, command.scale,
