@@ -100,7 +100,10 @@ class Framing(wiring.Component):
 
         m.submodules.layers_fifo = layers = SyncFIFO(width=LayerHeader.as_shape().size,
                                                      depth=LAYERS_WAITING)
-        m.d.comb += [layers.w_en.eq(self.layers.valid), self.layers.ready.eq(layers.w_rdy),
+        # A cycle old as well.
+        ready = Signal(name="layers_ready")
+        m.d.sync += ready.eq(layers.level < LAYERS_WAITING - 1)
+        m.d.comb += [layers.w_en.eq(self.layers.valid & ready), self.layers.ready.eq(ready),
                      layers.w_data.eq(self.layers.payload)]
         layer = LayerHeader(layers.r_data)
         small = Signal(name="small_words")
