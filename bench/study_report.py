@@ -35,11 +35,15 @@ def summary(task: str, runs: Runs) -> dict[str, dict[str, Any]]:
                 if (_steps(setting), one["seed"]) in plain]
         rates = {kind: round(statistics.mean(one[kind]["rate"] for one in group), 1)
                  for kind in ("convolution", "other", "all") if kind in group[0]}
+        kinds = [kind for kind in KINDS if kind in group[0]]
         unions = {kind: round(statistics.mean(one[kind]["union"][-1] for one in group), 4)
-                  for kind in ("convolution", "other") if kind in group[0]}
+                  for kind in kinds}
+        words = {f"{kind}, {when}": round(statistics.mean(one[kind]["words a bin"][at]
+                                                          for one in group), 2)
+                 for kind in kinds for when, at in (("first step", 0), ("end", -1))}
         rows[setting] = {"seeds": len(group), measure: _spread([one[measure] for one in group]),
                          "lost": _spread(lost) | {"seeds": len(lost)}, "rate": rates,
-                         "union at the end": unions}
+                         "union at the end": unions, "words a bin": words}
     return rows
 
 

@@ -162,7 +162,7 @@ def test_summary_pairs_runs_by_seed() -> None:
 
     def run(setting: str, seed: int, accuracy: float) -> dict:
         return {"setting": f"cnn, {setting}, n 8, steps 5", "seed": seed, "accuracy": accuracy,
-                **{kind: {"rate": 10.0 + seed, "union": [1.0, 0.25]}
+                **{kind: {"rate": 10.0 + seed, "union": [1.0, 0.25], "words a bin": [9.0, 4.0]}
                    for kind in ("convolution", "other", "all")}}
 
     runs = [run("none", 0, 90.0), run("none", 1, 80.0),
@@ -175,3 +175,6 @@ def test_summary_pairs_runs_by_seed() -> None:
     assert row["lost"]["seeds"] == 2
     assert row["lost"]["mean"] == pytest.approx(0.25)
     assert row["rate"]["all"] == pytest.approx(11.0)
+    assert row["union at the end"] == {"convolution": 0.25, "other": 0.25}
+    assert row["words a bin"]["other, first step"] == 9
+    assert row["words a bin"]["other, end"] == 4
