@@ -3,7 +3,7 @@
 import pytest
 from amaranth.hdl import Assert, Assume, Cat, Module, Mux, Signal, Value
 from proof import inside, prove
-from ulpcore.addresses import AffineLoop, WindowWalker
+from ulpcore.addresses import AffineLoop, WindowWalker, saturate
 from ulpcore.extent import Extent
 
 
@@ -17,6 +17,10 @@ def shows(shown: Value, exact: Signal, width: int) -> Value:
     return Mux(exact == 1 << width, shown[width], shown == exact)
 
 
+def of_the_loop_that_goes_on(over: list[Value], values: list[Value]) -> Value:
+    return Mux(~over[2], values[2], Mux(~over[1], values[1], values[0]))
+
+
 @pytest.mark.parametrize("width", [10, 20])
 def test_nested_loops_show_the_exact_address_or_that_it_is_out_of_bounds(width):
     """Against loops that count upwards and add, in any order of start, step and pauses."""
@@ -26,12 +30,17 @@ def test_nested_loops_show_the_exact_address_or_that_it_is_out_of_bounds(width):
     started = Signal()
     described = Signal()
     m.d.sync += described.eq(1)
+    before = [Signal(loop.count_width, name=f"before_{i}") for i in range(3)]
+    stride_before = [Signal(loop.stride_width, name=f"stride_before_{i}") for i in range(3)]
     for i in range(3):
-        before = Signal(loop.count_width, name=f"before_{i}")
-        m.d.sync += before.eq(loop.counts[i])
+        m.d.sync += [before[i].eq(loop.counts[i]), stride_before[i].eq(loop.strides[i])]
         m.d.comb += [Assume(loop.counts[i] != 0),
-                     Assume(~loop.start | (described & (loop.counts[i] == before))),
-                     Assert(~described | (within[f"coming_single_{i}"] == (before == 1)))]
+                     Assume(~loop.start | (described & (loop.counts[i] == before[i])
+                                           & (loop.strides[i] == stride_before[i]))),
+                     Assert(~described | (within[f"coming_single_{i}"] == (before[i] == 1)))]
+    single = [Cat(count == 1 for count in before[i:]).all() for i in range(3)]
+    m.d.comb += Assert(~described | (within["first_stride"] == of_the_loop_that_goes_on(
+        single, [saturate(s, width) for s in stride_before])))
     count = [Signal(loop.count_width, name=f"n_{i}") for i in range(3)]
     place = [Signal(loop.count_width, name=f"i_{i}") for i in range(3)]
     stride = [Signal(width + 1, name=f"exact_stride_{i}") for i in range(3)]
@@ -74,8 +83,14 @@ def test_nested_loops_show_the_exact_address_or_that_it_is_out_of_bounds(width):
                 Assert(shows(within[f"stride_{i}"], stride[i], width)),
                 Assert(origin[i] <= 1 << width), Assert(stride[i] <= 1 << width),
             ]
-            if i < 2:
-                m.d.comb += Assert(shows(within[f"start_{i}"], origin[i], width))
+            m.d.comb += Assert(shows(within[f"start_{i}"], origin[i], width))
+        starts, strides = ([within[f"{name}_{i}"] for i in range(3)]
+                           for name in ("start", "stride"))
+        m.d.comb += [
+            Assert(within["next_stride"] == of_the_loop_that_goes_on(over, strides)),
+            Assert(over[0] | (of_the_loop_that_goes_on(over, starts) == Mux(
+                within["from_outer"], within["outer_start"], loop.address))),
+        ]
     m.d.comb += Assume(started | ~loop.step | loop.start)
     prove(m, [loop.start, loop.step, loop.base, Value.cast(loop.counts), Value.cast(loop.strides)])
 
@@ -119,7 +134,7 @@ def test_ends_of_regions_never_wrap(width):
     m = Module()
     extent = Extent(width=width)
     m.submodules.extent, within = inside(extent)
-    exact = Signal(width + Extent.ROWS_WIDTH + 2)
+    exact = Signal(width + Extent.ROWS_WIDTH + 2, reset_less=True)
     active, step = within["active"], within["step"]
     bit = within["multiplier"][-1]
     with m.If(extent.start):

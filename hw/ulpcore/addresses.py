@@ -74,8 +74,8 @@ class AffineLoop(wiring.Component):
     def __init__(self, *, width: int, stride_width: int = 20, count_width: int = 12,
                  levels: int = 3) -> None:
         self.width = require_positive("width", width)
+        self.stride_width = require_positive("stride_width", stride_width)
         self.levels = require_positive("levels", levels)
-        require_positive("stride_width", stride_width)
         self.count_width = require_positive("count_width", count_width)
         if width > stride_width:
             raise ValueError(f"width must be at most stride_width, {stride_width}, not {width!r}")
@@ -88,27 +88,38 @@ class AffineLoop(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        inner = self.levels - 1
-        # starts[i] is where the current iteration of loop i began; loop `inner`'s is the address.
-        starts = [self.address if i == inner else Signal(self.width + 1, name=f"start_{i}")
-                  for i in range(self.levels)]
-        strides = [Signal(self.width + 1, name=f"stride_{i}") for i in range(self.levels)]
+        # starts[i] is where the current iteration of loop i began; the innermost one's is the
+        # address.
+        starts, strides = ([Signal(self.width + 1, name=f"{name}_{i}", reset_less=True)
+                            for i in range(self.levels)] for name in ("start", "stride"))
         # ends[i]: loop i and all loops within it are in their last iterations; a register, so that
         # what hangs on `last` can be far away.
-        ends = [Signal(name=f"end_{i}") for i in range(self.levels)] + [Const(1)]
-        coming_end: Value = Const(1, 1)
+        ends = [Signal(name=f"end_{i}") for i in range(self.levels)] + [Const(1, 1)]
+        coming_ends: list[Value] = [Const(1, 1)]
         for i in reversed(range(self.levels)):
-            coming_end = coming_end & self._count(m, i, ends)
-            m.d.sync += ends[i].eq(coming_end)
-        m.d.comb += [self.last.eq(ends[0]), self.coming_last.eq(coming_end)]
+            coming_ends.insert(0, coming_ends[0] & self._count(m, i, ends))
+            m.d.sync += ends[i].eq(coming_ends[0])
+        m.d.comb += [self.address.eq(starts[-1]), self.last.eq(ends[0]),
+                     self.coming_last.eq(coming_ends[0])]
 
-        # The loop that goes on is the innermost one that is not at its end.
-        origin, stride = starts[0], strides[0]
-        for i in range(1, self.levels):
-            origin = Mux(ends[i], origin, starts[i])
-            stride = Mux(ends[i], stride, strides[i])
+        # The loop that goes on is the innermost one that is not at its end. Where it goes on from
+        # and by how much is chosen a cycle ahead. Loops that have just begun anew begin where the
+        # address is: only an outer one goes on from elsewhere, and there nothing has changed.
+        first_stride, stride, outer = (Signal(self.width + 1, name=name, reset_less=True)
+                                       for name in ("first_stride", "next_stride", "outer_start"))
+        from_outer = Signal(reset_less=True)
+        singles = [Cat(count == 1 for count in list(self.counts)[i:]).all()
+                   for i in range(self.levels)] + [Const(1, 1)]
+        goes_further_out = _continuing(ends, coming_ends[:-1])
+        m.d.sync += [
+            first_stride.eq(_continuing(singles, [saturate(s, self.width) for s in self.strides])),
+            stride.eq(Mux(self.start, first_stride, _continuing(coming_ends, strides))),
+            outer.eq(_continuing(coming_ends, starts)),
+            from_outer.eq(~self.start & Mux(self.step, goes_further_out, coming_ends[-2])),
+        ]
         following = Signal(self.width + 1)
-        m.d.comb += following.eq(saturating_add(origin, stride, self.width))
+        m.d.comb += following.eq(saturating_add(
+            Mux(from_outer, outer, self.address), stride, self.width))
         with m.If(self.start):
             m.d.sync += [start.eq(saturate(self.base, self.width)) for start in starts]
             m.d.sync += [stride.eq(saturate(self.strides[i], self.width))
@@ -123,7 +134,8 @@ class AffineLoop(wiring.Component):
 
     def _count(self, m: Module, i: int, ends: Sequence[Signal | Const]) -> Signal:
         """The iterations of loop i; whether it will be in its last one in the next cycle."""
-        count, left = (Signal(self.count_width, name=f"{name}_{i}") for name in ("count", "left"))
+        count, left = (Signal(self.count_width, name=f"{name}_{i}", reset_less=True)
+                       for name in ("count", "left"))
         coming_single, single, own, coming = (
             Signal(name=f"{name}_{i}") for name in ("coming_single", "single", "last", "coming"))
         m.d.comb += coming.eq(own)
@@ -136,6 +148,14 @@ class AffineLoop(wiring.Component):
             m.d.comb += coming.eq(Mux(own, single, left == 2))
             m.d.sync += left.eq(Mux(own, count, left - 1))
         return coming
+
+
+def _continuing(ends: Sequence[Value], values: Sequence[Value]) -> Value:
+    """The value of the loop that goes on: the innermost one that is not at its end, if any."""
+    chosen = values[0]
+    for i in range(1, len(values)):
+        chosen = Mux(ends[i], chosen, values[i])
+    return chosen
 
 
 class WindowWalker(wiring.Component):
@@ -179,20 +199,22 @@ class WindowWalker(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        passed = Signal(self.length_width)
-        run = Signal(self.width + 1)
+        passed = Signal(self.length_width, reset_less=True)
+        run = Signal(self.width + 1, reset_less=True)
+        offset = Signal(self.width + 1, reset_less=True)
         crossing = Signal()
         following = Signal(self.width + 1)
         m.d.comb += [
             crossing.eq(passed == self.run_length),
+            self.offset.eq(offset),
             following.eq(saturating_add(
-                Mux(crossing, run, self.offset),
+                Mux(crossing, run, offset),
                 Mux(crossing, saturate(self.run_pitch, self.width), 1), self.width)),
         ]
         with m.If(self.start):
-            m.d.sync += [self.offset.eq(0), run.eq(0), passed.eq(1)]
+            m.d.sync += [offset.eq(0), run.eq(0), passed.eq(1)]
         with m.Elif(self.step):
-            m.d.sync += [self.offset.eq(following), passed.eq(passed + 1)]
+            m.d.sync += [offset.eq(following), passed.eq(passed + 1)]
             with m.If(crossing):
                 m.d.sync += [run.eq(following), passed.eq(1)]
         return m

@@ -82,16 +82,22 @@ class Bursts(wiring.Component):
         low, page_beats = exact_log2(self.beat_bytes), _PAGE_BYTES // self.beat_bytes
         active = Signal()
         sized = Signal()
-        row = Signal(32)
-        next_address = Signal(32)
-        left = Signal(19)
-        length = Signal(19)
-        rows_left = Signal(16)
+        row = Signal(32, reset_less=True)
+        next_address = Signal(32, reset_less=True)
+        left = Signal(19, reset_less=True)
+        row_beats = Signal(19, reset_less=True)
+        rows_left = Signal(16, reset_less=True)
+        address = Signal(32, reset_less=True)
+        length = Signal(8, reset_less=True)
+        beats = Signal(range(self.burst_beats + 1), reset_less=True)
         under_way = Signal(range(self.outstanding + 1))
         to_page = Signal(range(page_beats + 1))
         limit = Signal(range(self.burst_beats + 1))
         next_row = Signal(32)
         m.d.comb += [
+            self.address.eq(address),
+            self.length.eq(length),
+            self.beats.eq(beats),
             self.idle.eq(~active),
             self.quiet.eq(under_way == 0),
             to_page.eq(page_beats - next_address[low:12]),
@@ -104,21 +110,21 @@ class Bursts(wiring.Component):
         with m.If(self.valid & self.ready):
             m.d.sync += self.valid.eq(0)
         with m.If(active & ~sized):
-            m.d.sync += [self.beats.eq(Mux(left < limit, left, limit)), sized.eq(1)]
+            m.d.sync += [beats.eq(Mux(left < limit, left, limit)), sized.eq(1)]
         with m.If(self.issue):
             m.d.sync += [
                 sized.eq(0),
                 self.valid.eq(1),
-                self.address.eq(next_address),
-                self.length.eq(self.beats - 1),
-                next_address.eq(next_address + (self.beats << low)),
-                left.eq(left - self.beats),
+                address.eq(next_address),
+                length.eq(beats - 1),
+                next_address.eq(next_address + (beats << low)),
+                left.eq(left - beats),
             ]
-            with m.If(left == self.beats):
+            with m.If(left == beats):
                 m.d.sync += [
                     row.eq(next_row),
                     next_address.eq(next_row),
-                    left.eq(length),
+                    left.eq(row_beats),
                     rows_left.eq(rows_left - 1),
                     active.eq(rows_left != 1),
                 ]
@@ -129,7 +135,7 @@ class Bursts(wiring.Component):
                 row.eq(self.first),
                 next_address.eq(self.first),
                 left.eq(self.row_beats),
-                length.eq(self.row_beats),
+                row_beats.eq(self.row_beats),
                 rows_left.eq(self.rows),
             ]
         return m

@@ -192,10 +192,12 @@ class Execute(wiring.Component):
         m.d.comb += [
             self.gather_enable.eq(feeder.sent_valid),
             self.gather_addresses.eq(feeder.slots),
-            self.valid.eq(_delay(m, feeder.sent_valid, SCRATCHPAD_READ_LATENCY, "valid")),
+            self.valid.eq(_delay(m, feeder.sent_valid, SCRATCHPAD_READ_LATENCY, "valid",
+                                 reset=True)),
             self.weight_read_enable.eq(reader.enable),
             self.weight_read_line.eq(reader.line),
-            self.weight_valid.eq(_delay(m, reader.valid, WEIGHT_READ_LATENCY, "weight_valid")),
+            self.weight_valid.eq(_delay(m, reader.valid, WEIGHT_READ_LATENCY, "weight_valid",
+                                        reset=True)),
         ]
         sent = _delay(m, feeder.sent, SCRATCHPAD_READ_LATENCY, "sent")
         row = _delay(m, reader.row, WEIGHT_READ_LATENCY, "row")
@@ -238,9 +240,9 @@ def _choose_group(config: CoreConfig, group: int, fold: Value, values: Sequence[
     return chosen
 
 
-def _delay(m: Module, value: Any, cycles: int, name: str) -> Any:
+def _delay(m: Module, value: Any, cycles: int, name: str, *, reset: bool = False) -> Any:
     for i in range(cycles):
-        later = Signal(value.shape(), name=f"{name}_{i + 1}")
+        later = Signal(value.shape(), name=f"{name}_{i + 1}", reset_less=not reset)
         m.d.sync += later.eq(value)
         value = later
     return value
@@ -291,12 +293,13 @@ class _Walker(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config, tile = self.config, self.tiles.payload
-        instruction: Any = Signal(self.instructions.payload.shape())
-        offsets, mask = Signal(tile.offsets.shape()), Signal(len(tile.mask))
+        instruction: Any = Signal(self.instructions.payload.shape(), reset_less=True)
+        offsets = Signal(tile.offsets.shape(), reset_less=True)
+        mask = Signal(len(tile.mask), reset_less=True)
         first = Signal()
         taken = self.instructions.valid & self.instructions.ready
-        left = Signal(len(instruction.depth))
-        row = Signal(range(config.fold * config.rows))
+        left = Signal(len(instruction.depth), reset_less=True)
+        row = Signal(range(config.fold * config.rows), reset_less=True)
         m.submodules.window = window = WindowWalker(width=exact_log2(config.activation_slots))
         m.d.comb += [
             window.start.eq(taken),
@@ -395,7 +398,7 @@ class _Walker(wiring.Component):
         for fold in config.folds[1:]:
             uneven |= (instruction.fold >= fold.value) & gap[low + fold.value - 1]
         # Lines of weights after the first one.
-        lines = Signal(len(instruction.depth))
+        lines = Signal(len(instruction.depth), reset_less=True)
         m.d.sync += lines.eq(self._lines(instruction) >> _ratio_log2(instruction, config))
         last_line = instruction.weights + lines
         rules = [
@@ -454,10 +457,10 @@ class _Feeder(wiring.Component):
         m = Module()
         bits = self.accumulator_bits
         coming = self.tiles.payload
-        tile: Any = Signal(coming.shape())
+        tile: Any = Signal(coming.shape(), reset_less=True)
         active = Signal()
         begin = Signal()
-        accumulator = Signal(bits + 1)
+        accumulator = Signal(bits + 1, reset_less=True)
         m.submodules.loop = loop = AffineLoop(width=self.slot_bits)
         m.d.comb += [
             begin.eq(self.tiles.valid & self.tiles.ready),
@@ -473,13 +476,15 @@ class _Feeder(wiring.Component):
         with m.Elif(active):
             m.d.sync += [active.eq(~loop.last),
                          accumulator.eq(saturating_add(accumulator, Const(1, bits + 1), bits))]
-        self._pace(m, begin, active & ~loop.last & ~loop.coming_last, active, tile)
+        self._pace(m, begin, active & ~loop.last & ~loop.coming_last, active,
+                   active & ~loop.last, tile)
         self._send(m, tile, loop, active, accumulator)
         return m
 
-    def _pace(self, m: Module, begin: Value, coming_more: Value, active: Value,
+    def _pace(self, m: Module, begin: Value, coming_more: Value, active: Value, ongoing: Value,
               tile: Any) -> None:
-        """When the next tile may be taken; `coming_more` unless in the next cycle the tile ends."""
+        """When the next tile may be taken. A tile is `active`, `ongoing` unless this cycle has its
+        last vector, and `coming_more` unless the next cycle has."""
         config, coming = self.config, self.tiles.payload
         # Counters to zero, and beside each a bit that tells whether it is there.
         wait, waiting = Signal(range(config.minimum_tile_period)), Signal()
@@ -492,24 +497,26 @@ class _Feeder(wiring.Component):
         free = Signal(init=1)
         m.d.sync += free.eq(~begin & ~coming_more & ~coming_waiting)
         # An instruction that accumulates elsewhere could meet its predecessor's last sums early.
+        # In the cycle after `begin`, in which this is not yet known, no tile may be taken anyhow.
         settling, unsettled = Signal(range(config.accumulate_latency)), Signal()
         with m.If(active):
             m.d.sync += [settling.eq(config.accumulate_latency - 2),
-                         unsettled.eq(int(config.accumulate_latency > 2))]
+                         unsettled.eq(ongoing | int(config.accumulate_latency > 2))]
         with m.Elif(unsettled):
             m.d.sync += [settling.eq(settling - 1), unsettled.eq(settling != 1)]
         elsewhere = Signal()
         m.d.sync += elsewhere.eq(
             coming.first & coming.instruction.accumulate
             & (coming.instruction.accumulator != tile.instruction.accumulator))
-        m.d.comb += self.tiles.ready.eq(free & ~(elsewhere & (active | unsettled)))
+        m.d.comb += self.tiles.ready.eq(free & ~(elsewhere & unsettled))
 
     def _send(self, m: Module, tile: Any, loop: AffineLoop, active: Value,
               accumulator: Value) -> None:
         config, instruction = self.config, tile.instruction
         valid, ends = Signal(), Signal()
         cause = Signal(8)
-        addresses = [Signal(self.slot_bits + 1, name=f"address_{i}")
+        sent: Any = Signal(self.sideband, name="vector_sent", reset_less=True)
+        addresses = [Signal(self.slot_bits + 1, name=f"address_{i}", reset_less=True)
                      for i in range(config.fold * config.rows)]
         accumulator_beyond = Signal()
         m.d.sync += [
@@ -519,25 +526,26 @@ class _Feeder(wiring.Component):
             *(address.eq(saturating_add(loop.address, tile.offsets[i], self.slot_bits))
               for i, address in enumerate(addresses)),
             accumulator_beyond.eq(accumulator[-1]),
-            self.sent.mask.eq(tile.mask),
-            self.sent.swap.eq(loop.first),
-            self.sent.precision.eq(instruction.precision),
-            self.sent.activation_signed.eq(instruction.activation_signed),
-            self.sent.vector_weight_signed.eq(instruction.weight_signed | _signs(instruction)),
-            self.sent.vector_odd.eq(instruction.weight_odd | _signs(instruction)),
-            self.sent.address.eq(accumulator),
-            self.sent.overwrite.eq(tile.first & ~instruction.accumulate),
-            self.sent.last.eq(tile.last & loop.last),
-            self.sent.post.eq(instruction.post),
-            self.sent.index.eq(instruction.index),
-            *([self.sent.fold.eq(instruction.fold)] if config.fold > 1 else []),
+            sent.mask.eq(tile.mask),
+            sent.swap.eq(loop.first),
+            sent.precision.eq(instruction.precision),
+            sent.activation_signed.eq(instruction.activation_signed),
+            sent.vector_weight_signed.eq(instruction.weight_signed | _signs(instruction)),
+            sent.vector_odd.eq(instruction.weight_odd | _signs(instruction)),
+            sent.address.eq(accumulator),
+            sent.overwrite.eq(tile.first & ~instruction.accumulate),
+            sent.last.eq(tile.last & loop.last),
+            sent.post.eq(instruction.post),
+            sent.index.eq(instruction.index),
+            *([sent.fold.eq(instruction.fold)] if config.fold > 1 else []),
         ]
         # A slot beyond the scratchpad is reported when the tile ends: all its vectors have passed
         # the check for accumulators then.
         beyond = Signal()
         beyond_before = Signal()
         m.d.comb += [
-            beyond.eq((Cat(address[-1] for address in addresses) & self.sent.mask).any()),
+            self.sent.eq(sent),
+            beyond.eq((Cat(address[-1] for address in addresses) & sent.mask).any()),
             self.cause.eq(Mux(cause != 0, cause, Mux(
                 accumulator_beyond, Cause.ACCUMULATOR_RANGE.value, Cause.ACTIVATION_RANGE.value))),
             self.failed.eq(valid & ~self.halt & ((cause != 0) | accumulator_beyond

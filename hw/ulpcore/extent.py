@@ -44,25 +44,27 @@ class Extent(wiring.Component):
         m = Module()
         step = Signal(range(self.ROWS_WIDTH + 2))
         active = Signal()
-        multiplier = Signal(self.ROWS_WIDTH)
+        multiplier = Signal(self.ROWS_WIDTH, reset_less=True)
+        end = Signal(self.width + 1, reset_less=True)
         doubled = Signal(self.width + 2)
         operand = Signal(self.width)
         total = Signal(self.width + 3)
         m.d.sync += self.done.eq(0)
-        m.d.comb += [doubled.eq(self.end << 1), operand.eq(Mux(multiplier[-1], self.pitch, 0))]
+        m.d.comb += [self.end.eq(end), doubled.eq(end << 1),
+                     operand.eq(Mux(multiplier[-1], self.pitch, 0))]
         with m.If(step == self.ROWS_WIDTH):
-            m.d.comb += [doubled.eq(self.end), operand.eq(self.first)]
+            m.d.comb += [doubled.eq(end), operand.eq(self.first)]
         with m.Elif(step == self.ROWS_WIDTH + 1):
-            m.d.comb += [doubled.eq(self.end), operand.eq(self.length)]
+            m.d.comb += [doubled.eq(end), operand.eq(self.length)]
         m.d.comb += total.eq(doubled + operand)
         with m.If(self.start):
-            m.d.sync += [active.eq(1), step.eq(0), self.end.eq(0), multiplier.eq(self.rows - 1)]
+            m.d.sync += [active.eq(1), step.eq(0), end.eq(0), multiplier.eq(self.rows - 1)]
         with m.Elif(active):
             # Once over the top, the top bit stays: doubling and adding only make it larger.
             m.d.sync += [
                 step.eq(step + 1),
                 multiplier.eq(multiplier << 1),
-                self.end.eq(Cat(total[:self.width], total[self.width:].any())),
+                end.eq(Cat(total[:self.width], total[self.width:].any())),
             ]
             with m.If(step == self.ROWS_WIDTH + 1):
                 m.d.sync += [active.eq(0), self.done.eq(1)]

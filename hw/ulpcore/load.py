@@ -145,7 +145,7 @@ class Load(wiring.Component):
                                               outstanding=config.outstanding_reads,
                                               beat_bytes=config.bus_bytes)
 
-        instruction: Any = Signal.like(self.instructions.payload)
+        instruction: Any = Signal.like(self.instructions.payload, reset_less=True)
         fetching = Signal()
         checking = Signal()
         checked = Signal()
@@ -187,7 +187,7 @@ class Load(wiring.Component):
                 starting.eq(1),
             ]
 
-        segment: Any = Signal(SegmentBounds)
+        segment: Any = Signal(SegmentBounds, reset_less=True)
         m.d.comb += [
             source.rows.eq(self.instructions.payload.rows),
             source.pitch.eq(instruction.source_pitch),
@@ -229,11 +229,12 @@ class Load(wiring.Component):
         ]
 
         # First buffer: beats to groups.
-        words = Signal(data.ArrayLayout(8 * config.bus_bytes, config.banks // config.bus_slots))
+        words = Signal(data.ArrayLayout(8 * config.bus_bytes, config.banks // config.bus_slots),
+                       reset_less=True)
         full = Signal()
         beat = Signal(range(config.banks // config.bus_slots))
         group_slots = self._group_slots(m, instruction, fetching)
-        beats_left = Signal.like(row_beats)
+        beats_left = Signal.like(row_beats, reset_less=True)
         move = Signal()
         accept = Signal()
         m.d.comb += [bus.rready.eq(halted | ~full | move), accept.eq(bus.rvalid & bus.rready)]
@@ -259,13 +260,14 @@ class Load(wiring.Component):
         valid = Signal()
         last = Signal()
         write = Signal()
-        row_address = Signal(20)
-        address = Signal(20)
-        slots_left = Signal(20)
-        rows_left = Signal(16)
+        row_address = Signal(20, reset_less=True)
+        address = Signal(20, reset_less=True)
+        slots_left = Signal(20, reset_less=True)
+        rows_left = Signal(16, reset_less=True)
         row_end = Signal()
-        group_address = Signal(20)
-        count = Signal(range(config.banks + 1))
+        group = Signal(self.group_bits, reset_less=True)
+        group_address = Signal(20, reset_less=True)
+        count = Signal(range(config.banks + 1), reset_less=True)
         next_row = Signal(20)
         # Known well before the first write: the enables of memories far apart hang on them.
         filling = Signal()
@@ -305,7 +307,7 @@ class Load(wiring.Component):
         with m.If(move):
             m.d.sync += [
                 valid.eq(1),
-                self.data.eq(Mux(filling, 0, words.as_value())),
+                group.eq(Mux(filling, 0, words.as_value())),
                 group_address.eq(address),
                 count.eq(Mux(row_end, slots_left, group_slots)),
                 last.eq(row_end & (rows_left == 1)),
@@ -320,25 +322,26 @@ class Load(wiring.Component):
                     rows_left.eq(rows_left - 1),
                     moving.eq(rows_left != 1),
                 ]
-            newer = self.data
+            newer = group
             for i in range(self.parameter_groups - 1):
-                previous = Signal(self.group_bits, name=f"previous_{i}")
+                previous = Signal(self.group_bits, name=f"previous_{i}", reset_less=True)
                 m.d.sync += previous.eq(newer)
                 history.insert(0, previous)
                 newer = previous
 
-        group = group_address >> exact_log2(config.banks)
+        number = group_address >> exact_log2(config.banks)
         group_bits = exact_log2(self.parameter_groups)
         m.d.comb += [
+            self.data.eq(group),
             self.activation_enable.eq(write & to_activations),
             self.activation_address.eq(group_address),
             self.activation_count.eq(count),
             self.weight_enable.eq(valid & to_weights),
             self.weight_line.eq(group_address >> exact_log2(config.column_lanes)),
             self.parameter_enable.eq(valid & to_parameters
-                                     & (group[:group_bits].all() if group_bits else 1)),
-            self.parameter_line.eq(group >> group_bits),
-            self.parameter_data.eq(Cat(*history, self.data)),
+                                     & (number[:group_bits].all() if group_bits else 1)),
+            self.parameter_line.eq(number >> group_bits),
+            self.parameter_data.eq(Cat(*history, group)),
             self.program_enable.eq(valid & fetching),
             self.program_address.eq(group_address >> exact_log2(program_slots(config))),
         ]

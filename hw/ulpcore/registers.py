@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from ulpsim.config import CoreConfig
@@ -18,8 +18,8 @@ __all__ = ["Registers"]
 class Registers(wiring.Component):
     """Registers and interrupt.
 
-    A read is answered in the cycle after its address, a write in the cycle after both address and
-    data are there; either may come first. One access of each kind at a time.
+    A read is answered in the cycle after its address, a write three cycles after both address and
+    data have come; either may come first. One access of each kind at a time.
 
     Members
     -------
@@ -27,7 +27,7 @@ class Registers(wiring.Component):
     interrupt : Out(1)
         Enabled and (done or fault).
     start, reset : Out(1)
-        One-cycle pulses, in the cycle after the write was accepted. STATUS is BUSY from then on.
+        One-cycle pulses, when the write is answered. STATUS is BUSY from then on.
     program_address, program_length, watchdog, forward_bias, segments : Out
         What has been written.
     busy, done, fault, fault_cause, fault_index, cycles
@@ -110,27 +110,19 @@ class Registers(wiring.Component):
                             m.d.sync += bus.rdata.eq(values[register.name])
 
         # Writes.
+        # Pads can be far from each other: `write` and what it writes come from registers.
         write = Signal()
-        address = Signal(8)
-        word = Signal(32)
-        strobe = Signal(4)
+        address = Signal(8, reset_less=True)
+        word = Signal(32, reset_less=True)
+        strobe = Signal(4, reset_less=True)
         address_held = Signal()
         word_held = Signal()
-        held_address = Signal.like(address)
-        held_word = Signal.like(word)
-        held_strobe = Signal.like(strobe)
-        m.d.comb += [
-            bus.awready.eq(~address_held),
-            bus.wready.eq(~word_held),
-            address.eq(Mux(address_held, held_address, bus.awaddr)),
-            word.eq(Mux(word_held, held_word, bus.wdata)),
-            strobe.eq(Mux(word_held, held_strobe, bus.wstrb)),
-            write.eq((address_held | bus.awvalid) & (word_held | bus.wvalid) & ~bus.bvalid),
-        ]
+        m.d.comb += [bus.awready.eq(~address_held), bus.wready.eq(~word_held)]
+        m.d.sync += write.eq(address_held & word_held & ~write & ~bus.bvalid)
         with m.If(bus.awvalid & bus.awready):
-            m.d.sync += [address_held.eq(1), held_address.eq(bus.awaddr)]
+            m.d.sync += [address_held.eq(1), address.eq(bus.awaddr)]
         with m.If(bus.wvalid & bus.wready):
-            m.d.sync += [word_held.eq(1), held_word.eq(bus.wdata), held_strobe.eq(bus.wstrb)]
+            m.d.sync += [word_held.eq(1), word.eq(bus.wdata), strobe.eq(bus.wstrb)]
         with m.If(bus.bready):
             m.d.sync += bus.bvalid.eq(0)
         m.d.sync += [self.start.eq(0), self.reset.eq(0)]

@@ -192,8 +192,12 @@ class ActivationScratchpad(wiring.Component):
         enable = Signal(name="gather_enable_1")
         m.d.sync += enable.eq(self.gather_enable)
         for b, bank in enumerate(banks):
-            m.d.sync += bank.gather_line.eq(rotated[b % residues][bank_bits - _RESIDUE_BITS:])
-            m.d.comb += bank.gather_enable.eq(enable)
+            m.d.comb += [
+                bank.gather_enable.eq(enable),
+                bank.gather_line.eq(_delayed(
+                    m, f"gather_line_of_bank_{b}",
+                    rotated[b % residues][bank_bits - _RESIDUE_BITS:], 1)),
+            ]
         later = _delayed(m, "gather_first", first, 2)
         slots = [bank.gather_data for bank in banks]
         if len(banks) > residues:
@@ -211,7 +215,7 @@ class ActivationScratchpad(wiring.Component):
                 distance = _delayed(m, f"gather_distance_{i}", (
                     self.addresses[i][:bits] - first)[_RESIDUE_BITS:bits], 2)
                 slot = _chosen(m, f"gather_slot_{i}", slots[i % _RESIDUES::_RESIDUES], distance)
-            m.d.sync += self.gathered[i].eq(slot)
+            m.d.comb += self.gathered[i].eq(_delayed(m, f"gathered_{i}", slot, 1))
 
     def _share(self, m: Module, banks: "list[_Bank]") -> None:
         bank_count, bank_bits = len(banks), exact_log2(len(banks))
@@ -246,14 +250,17 @@ class ActivationScratchpad(wiring.Component):
         slots = _rotate(m, "shared_write", slots, first, left=True)
         for b, bank in enumerate(banks):
             m.d.sync += [
-                bank.line.eq(Mux(first > b, next_line, line)),
                 bank.write_enable.eq(enable & write & touched[b]),
                 bank.read_enable.eq(enable & ~write),
-                bank.write_data.eq(slots[b]),
+            ]
+            m.d.comb += [
+                bank.line.eq(_delayed(m, f"line_of_bank_{b}",
+                                      Mux(first > b, next_line, line), 1)),
+                bank.write_data.eq(_delayed(m, f"write_data_of_bank_{b}", slots[b], 1)),
             ]
         first = _delayed(m, "shared_first", first, 2)
         slots = _rotate(m, "shared_read", [bank.read_data for bank in banks], first)
-        result = Signal(self.store.data.shape(), name="shared_data")
+        result = Signal(self.store.data.shape(), name="shared_data", reset_less=True)
         m.d.sync += [result[i].eq(slots[i]) for i in range(bank_count)]
         m.d.comb += [self.store.data.eq(result), self.special_read.data.eq(result)]
 
@@ -269,7 +276,7 @@ def _chosen(m: Module, name: str, values: Sequence[Value], index: Value) -> Valu
 
 def _delayed(m: Module, name: str, value: Value, cycles: int) -> Value:
     for i in range(cycles):
-        later = Signal(value.shape(), name=f"{name}_{i + 1}")
+        later = Signal(value.shape(), name=f"{name}_{i + 1}", reset_less=True)
         m.d.sync += later.eq(value)
         value = later
     return value
@@ -358,10 +365,11 @@ class WeightScratchpad(wiring.Component):
             write.data.eq(self.write_data),
             read.en.eq(self.read_enable), read.addr.eq(self.read_line),
         ]
-        enabled = Signal()
-        m.d.sync += [enabled.eq(self.read_enable), self.read_data.eq(read.data)]
+        enabled, line = Signal(), Signal(self.read_data.shape(), reset_less=True)
+        m.d.sync += [enabled.eq(self.read_enable), line.eq(read.data)]
+        m.d.comb += self.read_data.eq(line)
         with m.If(~enabled):
-            m.d.sync += self.read_data.eq(0)
+            m.d.sync += line.eq(0)
         return m
 
 

@@ -219,8 +219,8 @@ class Sequencer(wiring.Component):
             exhausted.eq(place == self.program_length[:len(place)]),
         ]
         dispatcher_reads = Signal()
-        # Reading on behind an instruction that is not legal does no harm, and need not wait.
-        m.d.comb += dispatcher_reads.eq(running & even & ~halted & ~absent & (~pending | room))
+        # Reading on behind an instruction that is not legal does no harm, nor does it at a stop.
+        m.d.comb += dispatcher_reads.eq(even & ~halted & ~absent & (~pending | room))
         m.d.sync += [reading.eq(dispatcher_reads), fresh.eq(reading), was_legal.eq(pending_legal)]
         m.d.comb += pending_legal.eq(Mux(fresh, decoder.legal, was_legal))
         with m.If(dispatcher_reads):
@@ -260,13 +260,14 @@ class Sequencer(wiring.Component):
         waits = []
         for unit, port, queue in zip(Unit, ports, queues, strict=True):
             i, name = unit.value, unit.name.lower()
-            head = Signal(unit_layout(unit, self.config), name=f"head_{name}")
+            head = Signal(unit_layout(unit, self.config), name=f"head_{name}", reset_less=True)
             wait = Signal(data.ArrayLayout(4, len(Unit)), name=f"wait_{name}")
             fetches = Signal(name=f"head_reads_{name}")
             awaited = Signal.like(wait, name=f"awaited_{name}")
             satisfied = Signal(name=f"satisfied_{name}")
             m.d.comb += [
-                fetches.eq(running & (turn == 2 * i + 1) & ~head_valid[i] & queue.r_rdy),
+                # Whether a run goes on need not be asked: without one the queues are empty.
+                fetches.eq((turn == 2 * i + 1) & ~head_valid[i] & queue.r_rdy),
                 queue.r_en.eq(fetches),
                 port.instructions.payload.eq(head),
                 awaited.eq(Mux(head_loading[i], decoder.wait, wait)),

@@ -41,6 +41,7 @@ cycle.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
@@ -146,7 +147,7 @@ class Special(wiring.Component):
         config, phase, extended = self.config, self.phase, self.config.special_functions
         write_turn = _TURNS + (_FUNCTION_TURNS if extended else 0)
         last_turn = write_turn + (_REDUCE_TURNS + tree_turns(config) if extended else 0)
-        instruction = Signal(self.instructions.payload.shape())
+        instruction = Signal(self.instructions.payload.shape(), reset_less=True)
         m.submodules.addresses = addresses = SpecialAddresses(config=config)
         take, waiting, live, failed = (Signal(name=name) for name in (
             "take", "waiting", "live", "failed"))
@@ -212,11 +213,12 @@ class Special(wiring.Component):
                          self.fault_cause.eq(cause), self.fault_index.eq(instruction.index)]
 
         # What a turn must know of its vectors: `most` are there beside the first one. `address` is
-        # the row's if it `reduces`.
-        turn = data.StructLayout({"enters": 1, "window_first": 1, "window_last": 1, "last": 1,
-                                  "reduces": 1, "address": exact_log2(config.activation_slots),
-                                  **({"most": several.bits} if several.bits else {})})
+        # the row's if it `reduces`. Of these nothing counts in a turn that has no vector.
+        turn = data.StructLayout({"enters": 1, "window_first": 1, "window_last": 1, "last": 1})
+        place = data.StructLayout({"reduces": 1, "address": exact_log2(config.activation_slots),
+                                   **({"most": several.bits} if several.bits else {})})
         turns = [Signal(turn, name=f"turn_{k}") for k in range(last_turn + 1)]
+        places = [Signal(place, name=f"place_{k}", reset_less=True) for k in range(last_turn + 1)]
         m.d.comb += [
             turns[0].enters.eq(self._late(m, instruction, enters, "enters")),
             turns[0].window_first.eq(
@@ -224,30 +226,33 @@ class Special(wiring.Component):
             turns[0].window_last.eq(
                 self._late(m, instruction, enters & addresses.window_last, "window_last")),
             turns[0].last.eq(self._late(m, instruction, enters & addresses.last, "last")),
-            turns[0].reduces.eq(instruction.reduce if extended else 0),
-            turns[0].address.eq(self._late(
+            places[0].reduces.eq(instruction.reduce if extended else 0),
+            places[0].address.eq(self._late(
                 m, instruction, Mux(instruction.reduce, addresses.reduced_row, addresses.address)
                 if extended else addresses.address, "address")),
-            *([turns[0].most.eq(several.most)] if several.bits else []),
+            *([places[0].most.eq(several.most)] if several.bits else []),
         ]
         with m.If(turn_ends):
-            m.d.sync += [turns[k + 1].eq(turns[k]) for k in range(last_turn)]
+            m.d.sync += [after.eq(before) for stages in (turns, places)
+                         for before, after in pairwise(stages)]
 
         # The line of the next phase but one: one cycle in the memory, one in a register.
         lane_bits = exact_log2(config.quarter)
         parameters = Signal(self.parameters.shape(), reset_less=True)
         m.d.sync += parameters.eq(self.parameters)
         written, reduced = turns[write_turn], turns[last_turn]
+        written_place, reduced_place = places[write_turn], places[last_turn]
         m.d.comb += [
             self.parameter_enable.eq(1),
             self.parameter_line.eq(instruction.parameters[lane_bits:]
                                    + Cat(phase[0], ~phase[1])),
-            self.activation_write.enable.eq(written.window_last & ~written.reduces & ~halted),
-            self.activation_write.address.eq(written.address),
+            self.activation_write.enable.eq(written.window_last & ~written_place.reduces
+                                             & ~halted),
+            self.activation_write.address.eq(written_place.address),
         ]
         write_slots = self._slots(m, instruction, "output", "write")
         retires = (phase == _BEGIN) & ~halted & (
-            (written.last & ~written.reduces) | (reduced.last & reduced.reduces))
+            (written.last & ~written_place.reduces) | (reduced.last & reduced_place.reduces))
         m.d.sync += [self.retired.eq(retires), self.retired_post.eq(instruction.post)]
         with m.If(retires):
             m.d.sync += self.busy.eq(0)
@@ -285,8 +290,8 @@ class Special(wiring.Component):
             ]
         if extended:
             m.submodules.table = table = FunctionTable(lanes=len(lanes))
-            row, row_later = self._rows(m, instruction, addresses, turns, lanes[:config.quarter],
-                                        halted)
+            row, row_later = self._rows(m, instruction, addresses, turns, reduced_place,
+                                        lanes[:config.quarter], halted)
             sources = gather(m, config, Value.cast(source), instruction[STRIDES["source"]], 16,
                              "source")
             for i, lane in enumerate(lanes):
@@ -301,7 +306,7 @@ class Special(wiring.Component):
         if several.bits:
             written_slots = Cat(write_slots > i for i in range(config.column_lanes))
             masks = [written_slots, *(
-                written_slots & (written.most >= number).replicate(config.column_lanes)
+                written_slots & (written_place.most >= number).replicate(config.column_lanes)
                 for number in range(1, len(vectors)))]
             stride = instruction[STRIDES["output"]]
             m.d.comb += [
@@ -380,21 +385,21 @@ class Special(wiring.Component):
             with m.If(arrives):
                 m.d.sync += residual.eq(read.data)
             return source, residual
-        delayed = [Signal(data.StructLayout({
-            "enters": 1, "address": len(addresses.residual_address)}), name=f"residual_turn_{k}")
-            for k in range(_RESIDUAL_TURNS + 1)]
-        due = delayed[-1].enters & instruction.residual
+        residual_enters = [Signal(name=f"residual_enters_{k}") for k in range(_RESIDUAL_TURNS + 1)]
+        residual_address = [Signal(addresses.residual_address.shape(), name=f"residual_turn_{k}",
+                                   reset_less=True) for k in range(_RESIDUAL_TURNS + 1)]
+        due = residual_enters[-1] & instruction.residual
         source_turn = Mux(_two_reads(instruction), pause == 1, enters)
         source_due, read_source, read_residual = (Signal(name=name) for name in (
             "source_due", "read_source", "read_residual"))
         m.d.comb += [
-            delayed[0].enters.eq(self._late(m, instruction, enters, "enters_residual")),
-            delayed[0].address.eq(self._late(m, instruction, addresses.residual_address,
-                                             "residual_address")),
+            residual_enters[0].eq(self._late(m, instruction, enters, "enters_residual")),
+            residual_address[0].eq(self._late(m, instruction, addresses.residual_address,
+                                              "residual_address")),
             source_due.eq(live & source_turn
                           & (instruction.source == Source.ACTIVATIONS.value)),
             read.enable.eq(due | source_due),
-            read.address.eq(Mux(due, delayed[-1].address, addresses.accumulator)),
+            read.address.eq(Mux(due, residual_address[-1], addresses.accumulator)),
             read.count.eq(Mux(due, residual_slots, slots("source"))),
         ]
         vectors = several.addresses(addresses.accumulator, accumulator_stride)
@@ -405,7 +410,8 @@ class Special(wiring.Component):
             self._accumulators(m, shown, single)
         with m.If(turn_ends):
             m.d.sync += [
-                *(delayed[k + 1].eq(delayed[k]) for k in range(_RESIDUAL_TURNS)),
+                *(after.eq(before) for stages in (residual_enters, residual_address)
+                  for before, after in pairwise(stages)),
                 *(after.eq(before) for after, before in zip(shown, vectors, strict=True)),
                 read_source.eq(source_due),
                 read_residual.eq(due),
@@ -429,7 +435,7 @@ class Special(wiring.Component):
                 _choose(m, self.phase, turns, f"quarter_{quarter}"))
 
     def _rows(self, m: Module, instruction: data.View, addresses: SpecialAddresses,
-              turns: Sequence[data.View], lanes: Sequence[SpecialLane],
+              turns: Sequence[data.View], place: data.View, lanes: Sequence[SpecialLane],
               halted: Value) -> tuple[Signal, Signal]:
         """The memory of row scalars: what scales and sources, and a turn later biases, see."""
         depth = self.config.row_scalars
@@ -460,9 +466,9 @@ class Special(wiring.Component):
             reduction.maximum.eq(maximum),
             reduction.first.eq(delay(m, turns[8 + tree].window_last, 2, name="reduces")),
             reduction.final.eq(delay(m, turns[11 + tree].window_last, 2, name="reduces_last")),
-            write.addr.eq(written.address),
+            write.addr.eq(place.address),
             write.data.eq(reduction.result),
-            write.en.eq((self.phase == _BEGIN) & written.window_last & written.reduces
+            write.en.eq((self.phase == _BEGIN) & written.window_last & place.reduces
                         & ~halted),
         ]
         return stages[1], stages[2]

@@ -66,7 +66,8 @@ class SpecialAddresses(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         # The windows' counts have 8 bits.
-        passed = [Signal(width, name=f"passed_{i}") for i, width in enumerate((12, 12, 12, 8, 8))]
+        passed = [Signal(width, name=f"passed_{i}", reset_less=True)
+                  for i, width in enumerate((12, 12, 12, 8, 8))]
         # ends[i]: loop i and those within it are in their last iteration; ends[5] is "always".
         ends: list[Any] = [Signal(name=f"end_{i}") for i in range(5)] + [Const(1, 1)]
         m.d.sync += [ends[i].eq(Cat(passed[j] == self.counts[j][:len(passed[j])]
@@ -85,7 +86,8 @@ class SpecialAddresses(wiring.Component):
         for name, (width, _, loops) in self.streams.items():
             # starts[i] is where the current iteration of loop i began; the innermost one's is
             # the address itself. The loop that goes on is the innermost one not at its end.
-            starts = [Signal(width + 1, name=f"{name}_start_{i}") for i in range(loops)]
+            starts = [Signal(width + 1, name=f"{name}_start_{i}", reset_less=True)
+                      for i in range(loops)]
             strides = [saturate(s, width) for s in getattr(self, f"{name}_strides")]
             origin, stride = starts[0], strides[0]
             for i in range(1, loops):
@@ -104,7 +106,8 @@ class SpecialAddresses(wiring.Component):
                 with m.Elif(self.step & ends[i + 1]):
                     m.d.sync += starts[i].eq(following)
         for name, width in self.rows.items():
-            address = getattr(self, name)
+            address = Signal(width + 1, name=f"{name}_address", reset_less=True)
+            m.d.comb += getattr(self, name).eq(address)
             with m.If(self.start):
                 m.d.sync += address.eq(saturate(getattr(self, f"{name}_base"), width))
             with m.Elif(self.step & ends[2]):

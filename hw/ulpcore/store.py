@@ -99,7 +99,7 @@ class Store(wiring.Component):
         m.submodules.lengths = lengths = fifo.SyncFIFO(width=len(bursts.beats),
                                                        depth=OUTSTANDING_WRITES)
 
-        instruction: Any = Signal.like(self.instructions.payload)
+        instruction: Any = Signal.like(self.instructions.payload, reset_less=True)
         checking = Signal()
         checked = Signal()
         running = Signal()
@@ -107,7 +107,7 @@ class Store(wiring.Component):
         halted = Signal()
         begin = Signal()
         error = Signal(Cause)
-        segment: Any = Signal(SegmentBounds)
+        segment: Any = Signal(SegmentBounds, reset_less=True)
         m.d.comb += [
             halted.eq(self.stop | failed),
             self.busy.eq(checking | running),
@@ -157,16 +157,16 @@ class Store(wiring.Component):
 
         # Requests, and the second buffer, in which their data arrives.
         reading = Signal()
-        row_address = Signal(20)
-        address = Signal(20)
-        slots_left = Signal(20)
-        rows_left = Signal(16)
+        row_address = Signal(20, reset_less=True)
+        address = Signal(20, reset_less=True)
+        slots_left = Signal(20, reset_less=True)
+        rows_left = Signal(16, reset_less=True)
         row_end = Signal()
         next_row = Signal(20)
         arriving = Signal(SCRATCHPAD_READ_LATENCY)
         arrived = Signal()
-        group = Signal(group_slots * SLOT_BITS)
-        group_beats = Signal(range(group_slots // config.bus_slots))
+        group = Signal(group_slots * SLOT_BITS, reset_less=True)
+        group_beats = Signal(range(group_slots // config.bus_slots), reset_less=True)
         move = Signal()
         m.d.comb += [
             row_end.eq(slots_left <= group_slots),
@@ -204,8 +204,9 @@ class Store(wiring.Component):
             m.d.sync += [arrived.eq(1), group.eq(self.activation_data)]
 
         # First buffer: groups to beats.
-        words = Signal(group_slots * SLOT_BITS)
-        beats_left = Signal(range(group_slots // config.bus_slots))
+        words = Signal(group_slots * SLOT_BITS, reset_less=True)
+        beat = Signal(bus_bits, reset_less=True)
+        beats_left = Signal(range(group_slots // config.bus_slots), reset_less=True)
         sending = Signal()
         send = Signal()
         sent = Signal.like(bursts.beats)
@@ -215,6 +216,7 @@ class Store(wiring.Component):
             send.eq(sending & lengths.r_rdy & (~bus.wvalid | bus.wready)),
             burst_end.eq(sent + 1 == lengths.r_data),
             lengths.r_en.eq(send & burst_end),
+            bus.wdata.eq(beat),
             bus.wstrb.eq(-1),
             bus.bready.eq(1),
         ]
@@ -223,7 +225,7 @@ class Store(wiring.Component):
         with m.If(send):
             m.d.sync += [
                 bus.wvalid.eq(1),
-                bus.wdata.eq(words[:bus_bits]),
+                beat.eq(words[:bus_bits]),
                 bus.wlast.eq(burst_end),
                 words.eq(words >> bus_bits),
                 beats_left.eq(beats_left - 1),
