@@ -48,6 +48,7 @@ class Method:
 
     def reduce(self, layer: str, gradients: NDArray[np.float32]) -> Sent:
         """One step of a layer."""
+        # Each method has its own; this class only says what it is given and gives.
         raise NotImplementedError
 
 

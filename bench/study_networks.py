@@ -147,6 +147,7 @@ class LearnerNetwork(nn.Module):
         return self.found.setdefault(layer, []).append
 
     def learner_loss(self, x: Tensor, target: Tensor, learners: int) -> Tensor:
+        # Each network has its own.
         raise NotImplementedError
 
     def loss(self, x: Tensor, target: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def test_adacomp_is_what_a_receiver_of_the_packets_adds(rng: np.random.Generator
     streams: list[list[bytes]] = []
     compress = study_methods.Learner.compress
 
-    def kept(self, layer, gradient):                                 # type: ignore[no-untyped-def]
+    def kept(self, layer, gradient):
         ours, packets = compress(self, layer, gradient)
         streams.append(packets)
         return ours, packets

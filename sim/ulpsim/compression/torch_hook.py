@@ -213,6 +213,7 @@ class AdaCompState:
             future = self._gather(bucket)
             if bucket.is_last():
                 self._finish()
+        # Whatever ends a step, an interrupt too, the next one must begin with no part of it.
         except BaseException:
             self._begin()
             raise
