@@ -20,7 +20,7 @@ test-torch: $(VENV)/test-torch
 	$(BIN)/pytest -n auto --dist loadfile tb/test_torch_hook.py tb/test_adacomp_study.py
 
 nightly: $(VENV)/test
-	$(BIN)/pytest -n auto --dist load -m nightly --results bench/results/nightly.json
+	$(BIN)/pytest -n auto --dist load -m nightly --results=bench/results/nightly.json
 
 verilog: $(VENV)/test
 	$(BIN)/ulpcore generate --config $(CONFIG) --output build
