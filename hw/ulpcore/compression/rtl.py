@@ -208,7 +208,8 @@ class DecoderBench(wiring.Component):
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(decoder, name))
         m.d.comb += [
             self.load.ready.eq(~loaded), self.wrote.payload.eq(decoder.writes.payload),
-            self.wrote.valid.eq(decoder.writes.valid), decoder.writes.ready.eq(self.wrote.ready)]
+            self.wrote.valid.eq(decoder.writes.valid), decoder.writes.ready.eq(self.wrote.ready),
+            decoder.written.eq(decoder.writes.valid & self.wrote.ready)]
         source = Signal(GradientWrite)
         m.d.comb += [source.eq(Mux(loaded, decoder.writes.payload, self.load.payload)),
                      write.addr.eq(source.address), write.data.eq(source.value)]
