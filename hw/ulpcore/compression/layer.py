@@ -63,8 +63,8 @@ class SentLayer(data.Struct):
 
 
 def sent_layer(layer: Any) -> Value:
-    """A PreparedLayer as a SentLayer. A scale that is no unit, -0 or below FP32's normal numbers, is
-    sent as 0."""
+    """A PreparedLayer as a SentLayer. -0 and scales below the normal numbers of FP32 are sent as 0.
+    """
     command = layer.command
     return Cat(command.learner, command.layer, command.step, command.bin_size,
                command.scale & layer.units.any().replicate(32),
