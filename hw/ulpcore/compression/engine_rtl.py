@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from amaranth.hdl import ClockSignal, Const, Instance, Module, ResetSignal
-from amaranth.lib import data, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
 from ulpsim.compression.adacomp import LARGEST_BIN
@@ -67,25 +67,19 @@ def _model(**options: int) -> StreamModel:
     return StreamModel(EngineBench(**options), sources=_MEMORY.read_text())
 
 
-def _bits(row: NDArray[np.uint32]) -> int:
-    return sum(int(word) << 32 * i for i, word in enumerate(row))
-
-
 def command_row(command: Command) -> NDArray[np.uint32]:
     """A command as a payload of the stream `commands`."""
-    shape = data.StructLayout.cast(EngineCommand)
-    fields = {name: getattr(command, name) & ((1 << shape[name].width) - 1)
-              for name, _ in shape}
-    fields["operation"] = command.operation
+    shape = EngineCommand.as_shape()
+    fields = {name: getattr(command, name) for name, _ in shape}
+    fields["point"] &= 0xFF
     bits = Const(fields, shape).as_value().value
     return np.array([bits >> 32 * i & 0xFFFFFFFF for i in range(-(-shape.size // 32))], np.uint32)
 
 
 def completion_of(row: NDArray[np.uint32]) -> Completion:
     """A payload of the stream `completions`."""
-    shape, bits = data.StructLayout.cast(EngineCompletion), _bits(row)
-    fields = {name: bits >> shape[name].offset & ((1 << shape[name].width) - 1)
-              for name, _ in shape}
+    value = EngineCompletion.from_bits(sum(int(word) << 32 * i for i, word in enumerate(row)))
+    fields = {name: int(getattr(value, name)) for name, _ in EngineCompletion.as_shape()}
     return Completion(**fields | {"cause": EngineCause(fields["cause"]),
                                   "place": Place(fields["place"]),
                                   "incomplete": bool(fields["incomplete"])})

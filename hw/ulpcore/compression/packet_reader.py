@@ -109,7 +109,7 @@ class PacketReader(wiring.Component):
             write.addr.eq(Cat(self.index, ~side)), write.data.eq(cursor)]
 
         # A number of the beat that is waiting.
-        lane = Signal(exact_log2(words), name="lane")
+        lane = Signal(range(max(words, 2)), name="lane")
         place = Signal(12, name="place")                 # of the number in its packet
         total = Signal(12, name="total")                 # numbers of the packet
         number = Signal(32, name="number")
@@ -125,7 +125,7 @@ class PacketReader(wiring.Component):
             self.beats.ready.eq(take & (final | (lane == words - 1))),
         ]
         with m.If(take):
-            m.d.sync += [place.eq(place + 1), lane.eq(lane + 1)]
+            m.d.sync += [place.eq(place + 1), lane.eq(Mux(lane == words - 1, 0, lane + 1))]
 
         payload = Signal(12, name="payload_numbers")
         fetched = Signal(range(ahead + 1), name="beats_fetched")

@@ -66,7 +66,7 @@ class PacketWriter(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         packet, words = self.packets.payload, self.bus_bytes // 4
-        place = Signal(range(self.numbers), name="place")
+        place = Signal(range(max(self.numbers, 2)), name="place")
         #: Numbers of this packet so far, up to two: its header says whether it is the last one.
         before = Signal(2, name="numbers_before")
         number = Signal(32, name="number")

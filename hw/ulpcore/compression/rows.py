@@ -131,7 +131,7 @@ class BeatsFromRows(wiring.Component):
     def _collect(self, m: Module, rows: int, to_come: Signal, take: Signal, go: Signal) -> None:
         """A beat is several rows, or one."""
         held = Signal(8 * self.bus_bytes, name="held", reset_less=True)
-        place, full = Signal(range(rows), name="place"), Signal(name="full")
+        place, full = Signal(range(max(rows, 2)), name="place"), Signal(name="full")
         last = Signal(name="last_of_beat")
         m.d.comb += [
             self.beats.valid.eq(full), self.beats.payload.data.eq(held),

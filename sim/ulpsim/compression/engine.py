@@ -22,6 +22,7 @@ the dense gradient, is not defined.
 import dataclasses
 import enum
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,9 +167,9 @@ class Completion:
 
 class _FailedError(Exception):
     def __init__(self, cause: EngineCause, place: Place = Place.NONE, detail: int = 0,
-                 **fields: int) -> None:
+                 **others: int) -> None:
         super().__init__()
-        self.fields = dict(fields, cause=cause, place=place, detail=detail)
+        self.fields: dict[str, Any] = {"cause": cause, "place": place, "detail": detail, **others}
 
 
 class Engine:
@@ -200,7 +201,7 @@ class Engine:
 
     def run(self, command: Command) -> Completion:
         """Carry out a command."""
-        about = {"layer": command.layer, "learner": command.learner}
+        about: dict[str, Any] = {"layer": command.layer, "learner": command.learner}
         try:
             self._check(command)
             done = (self._compress(command) if command.operation is Operation.COMPRESS
