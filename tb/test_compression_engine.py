@@ -262,6 +262,17 @@ def test_many_learners(rng: np.random.Generator) -> None:
     assert run.completions[-1].packets == 256
 
 
+@pytest.mark.parametrize("scale", [0, 1 << 31, 1, 0x807FFFFF])
+def test_scales_that_are_zero(scale: int, rng: np.random.Generator) -> None:
+    """-0 and numbers below the normal ones, too: nothing is sent, and packets say 0."""
+    layout = Layout(rng)
+    command = Command(Operation.COMPRESS, 300, layout.put(gradient_like(rng, 300, "normal")),
+                      layout.region(1024), 1024, residue=layout.put(np.zeros(300, np.int32)),
+                      bin_size=50, factor=8, point=16, scale=scale)
+    run = check(layout.memory, [command], DEFAULT)
+    assert (run.completions[0].scale, run.completions[0].bytes) == (0, 16 + 4)
+
+
 @configurations
 def test_speed(config: dict, rng: np.random.Generator) -> None:
     """A pass is bound by the bus or by the encoder's lanes, and little else."""
