@@ -142,7 +142,7 @@ class CompressionEngine(wiring.Component):
         quiet = Signal(name="quiet")
         m.d.comb += quiet.eq(reads.quiet & writes.quiet)
 
-        used, scale = Signal(32, name="used"), Signal(32, name="scale_sent")
+        used, scale = Signal(32, name="used"), Signal(32, name="scale")
         self._compress(m, command, pass_, begin, used, scale)
         self._decode(m, command, pass_, begin)
         self._control(m, command, pass_, begin, reset, running, quiet, used, scale, reads, writes)
@@ -269,7 +269,7 @@ class CompressionEngine(wiring.Component):
                 completion.packets.eq(Mux(compresses, packets.packets_done, reader.packets_done)),
                 completion.incomplete.eq(Mux(compresses, packets.incomplete, reader.incomplete))]
             with m.If(compresses):
-                m.d.comb += [completion.scale.eq(scale), completion.mean.eq(mean)]
+                m.d.comb += [completion.scale.eq(packets.scale), completion.mean.eq(mean)]
 
         m.submodules.extent = extent = Extent(width=32)
         m.d.comb += [

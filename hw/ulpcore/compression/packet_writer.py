@@ -35,7 +35,8 @@ class PacketWriter(wiring.Component):
         From the beat on in which the layer begins; bytes before it are not written.
     bytes : Out(33)
         Of the buffer up to here, what was only counted included.
-    packets_done : Out(32), incomplete : Out(1)
+    packets_done : Out(32), incomplete : Out(1), scale : Out(32)
+        Of the layer's packets.
     done : Out(1)
         The layer has ended and all beats have been taken.
     overflow : Out(1)
@@ -51,6 +52,7 @@ class PacketWriter(wiring.Component):
     bytes: Signal
     packets_done: Signal
     incomplete: Signal
+    scale: Signal
     done: Signal
     overflow: Signal
 
@@ -60,14 +62,14 @@ class PacketWriter(wiring.Component):
             "begin": In(1), "used": In(32), "capacity": In(32), "count": In(1),
             "packets": In(packet_stream(numbers)),
             "beats": Out(stream.Signature(written_beat(bus_bytes))),
-            "bytes": Out(33), "packets_done": Out(32), "incomplete": Out(1), "done": Out(1),
-            "overflow": Out(1)})
+            "bytes": Out(33), "packets_done": Out(32), "incomplete": Out(1),
+            "scale": Out(32), "done": Out(1), "overflow": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         packet, words = self.packets.payload, self.bus_bytes // 4
         place = Signal(range(max(self.numbers, 2)), name="place")
-        #: Numbers of this packet so far, up to two: its header says whether it is the last one.
+        # Numbers of this packet so far, up to three: those of the header.
         before = Signal(2, name="numbers_before")
         number = Signal(32, name="number")
         last_packet, ended = Signal(name="last_packet"), Signal(name="ended")
@@ -91,10 +93,12 @@ class PacketWriter(wiring.Component):
         with m.If(take):
             m.d.sync += [
                 place.eq(Mux(ends, 0, place + 1)), self.bytes.eq(self.bytes + 4),
-                before.eq(Mux(before == 2, 2, before + 1))]
+                before.eq(Mux(before == 3, 3, before + 1))]
             with m.If(before == 1):
                 m.d.sync += [last_packet.eq(number[LAST_BIT]),
                              self.incomplete.eq(self.incomplete | number[INCOMPLETE_BIT])]
+            with m.If(before == 2):
+                m.d.sync += self.scale.eq(number)
             with m.If(ends & packet.last):
                 m.d.sync += [before.eq(0), self.packets_done.eq(self.packets_done + 1),
                              ended.eq(last_packet)]
