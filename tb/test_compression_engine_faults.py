@@ -251,7 +251,7 @@ def test_packets_over_the_gradient(rng: np.random.Generator) -> None:
                       residue=residue, bin_size=bin_size, factor=8, point=16,
                       scale=float32.encode(0.5))
     (report,), _ = golden(layout.memory, [command], DEFAULT)
-    capacity = -(-report.bytes // ALIGNMENT) * ALIGNMENT
+    capacity = -(-report.bytes // DEFAULT["bus_bytes"]) * DEFAULT["bus_bytes"]
     bad = dataclasses.replace(command, capacity=capacity,
                               buffer=gradient + 4 * elements - capacity)
     good = dataclasses.replace(command, elements=bin_size)

@@ -59,8 +59,8 @@ class CompressionEngine(wiring.Component):
     A pass is bound by the bus (an element is 4 or 2 bytes of gradient and 4 of residue to read, 4
     to write) or by the encoder (`lanes` elements a cycle), and takes some 100 cycles and a few
     latencies of memory besides. Packets are written at up to 4 bytes a cycle. The decoder's words
-    are a beat to read and one to write, one a cycle at best; a packet takes 60 to 80 cycles and two
-    latencies more.
+    are a beat to read and one to write, one a cycle at best; a packet takes some 40 cycles and a
+    latency besides, of more than 64 bytes some 80 and two.
 
     The bus may take as long as it likes, but must answer.
 
