@@ -4,10 +4,11 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ulpcore
-from amaranth.hdl import ClockSignal, Const, Instance, Module, ResetSignal
+from amaranth.hdl import ClockSignal, Const, Instance, Module, ResetSignal, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from ulpcore.interconnect.collective import Collective
@@ -22,6 +23,10 @@ QUIET = 1 << 14
 
 
 class Bench(wiring.Component):
+    """A collective engine beside a memory."""
+
+    finish: Signal
+
     def __init__(self, topology: Topology, node: int, width: int, largest: int) -> None:
         self.engine = Collective(topology=topology, node=node, width=width, largest=largest)
         members = self.engine.signature.members
@@ -71,7 +76,7 @@ def run_node(model: StreamModel, memory: np.ndarray, commands: Sequence[Command]
     """Give a node its commands and what comes from the left; `error` is first byte, bytes, and the
     bus's response."""
     assert len(memory) == MEMORY
-    shape = CollectiveCommand.as_shape()
+    shape: Any = CollectiveCommand.as_shape()
     rows = [_words(Const(dataclasses.asdict(c), shape).as_value().value, shape.size)
             for c in commands]
     coming = [_words(f.data | f.first << width | f.last << width + 1, width + 2) for f in flits]

@@ -3,6 +3,7 @@ it sends, every report. What comes from the left is what the golden model's left
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,8 @@ def random_rounds(rng: np.random.Generator, count: int, rounds: int, bus: int = 
     result = []
     for round_ in range(rounds):
         operation = Operation(round_ % 4)
-        common = {"operation": operation, "round": round_ % 64, "root": int(rng.integers(count))}
+        common: dict[str, Any] = {"operation": operation, "round": round_ % 64, "root":
+                                  int(rng.integers(count))}
         lengths = rng.choice([0, 1, 3, 8, 12, 1020, 1024, 1028, 2047, 2048, 2049, 3000], count)
         place = bus * int(rng.integers(0, 64))
         if operation is Operation.ALL_REDUCE:
@@ -251,4 +253,4 @@ def test_widths(topology: Topology, node: int, width: int, largest: int,
         check(topology, node, random_rounds(rng, count, 24, width // 8), rng, width=width,
               largest=largest, latency=int(rng.integers(2, 40)),
               stall_seed=int(rng.integers(1, 1 << 30)),
-              stalls={"flits_in": float(rng.random() * 0.8), "flits_out": float(rng.random() * 0.8)})
+              stalls={name: float(rng.random() * 0.8) for name in ("flits_in", "flits_out")})

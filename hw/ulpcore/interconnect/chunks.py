@@ -114,9 +114,8 @@ class ChunkLengths(wiring.Component):
             self.done.eq(~putting & ~full)]
         with m.If(self.begin):
             m.d.sync += [putting.eq(1), at.eq(0), beat.strobe.eq(0)]
-        with m.Elif(full):
-            with m.If(self.beats.ready):
-                m.d.sync += [full.eq(0), beat.strobe.eq(0)]
+        with m.Elif(full), m.If(self.beats.ready):
+            m.d.sync += [full.eq(0), beat.strobe.eq(0)]
         with m.Elif(putting):
             last = at == self.nodes - 1
             m.d.sync += [beat.data.word_select(place, 32).eq(load.data),

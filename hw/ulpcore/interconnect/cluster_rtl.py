@@ -103,10 +103,10 @@ def _command_row(step: NodeStep) -> NDArray[np.uint32]:
 
 def _completion(row: NDArray[np.uint32]) -> compression.Completion | collective.Completion:
     value = NodeCompletion.from_bits(sum(int(word) << 32 * i for i, word in enumerate(row)))
-    if value.unit is NodeUnit.COLLECTIVE:
+    if value.unit == NodeUnit.COLLECTIVE:
         report = value.collective
         return collective.Completion(collective.Cause(int(report.cause)), int(report.node))
-    bits = Const.cast(value.compression).value
+    bits = value.compression.as_bits()
     return completion_of(np.array([bits >> 32 * i & 0xFFFFFFFF for i in range(8)], np.uint32))
 
 

@@ -40,7 +40,7 @@ class Collective(wiring.Component):
 
     A beat a cycle each way, if the bus takes a read and a write in every cycle, and a packet takes
     two flits more than its payload. All-reduce reads twice while it adds, so it is bound by the bus
-    there to half of that. A packet is taken as a whole, and a chunk sent on when it is in memory, so
+    there to half of that. A packet is taken as a whole, and a chunk sent on when it is in memory:
     a step costs the largest packet, two latencies of memory and some 40 cycles besides.
 
     Parameters
@@ -177,8 +177,8 @@ class Collective(wiring.Component):
                     m.d.sync += [cause.eq(wrong), blamed.eq(self.node)]
                     m.next = "REPORT"
             with m.State("RUN"):
-                # Sums replace what this node has sent: they depend on it, so they never come before.
-                # A neighbour that sends nonsense could.
+                # Sums replace what this node has sent: they depend on it, so none comes before, but
+                # from a neighbour that sends nonsense.
                 safe = ~reduces | (taken < sent + (self.count - 1))
                 m.d.comb += [
                     inbox.begin.eq(inbox.idle & (taken != takes) & safe),

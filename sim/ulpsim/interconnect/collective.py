@@ -275,8 +275,8 @@ class Collectives:
             sent = self._send(node, commands[node], root,
                               self._read(node, commands[node].address, size))
             if size > commands[right].pitch:
-                raise ValueError(f"region of node {root} must fit the {commands[right].pitch} bytes "
-                                 f"that node {right} has for it, not {size}")
+                raise ValueError(f"region of node {root} must fit the {commands[right].pitch} "
+                                 f"bytes that node {right} has for it, not {size}")
             self._write(right, commands[right].address, sent)
 
     def _barrier(self, commands: Sequence[Command]) -> None:
