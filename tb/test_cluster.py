@@ -11,11 +11,12 @@ from ulpcore.interconnect.command import make_topology
 from ulpcore.interconnect.exchange import Learners
 from ulpsim.compression.engine import Command, EngineCause, Operation
 from ulpsim.interconnect import collective
-from ulpsim.interconnect.topology import Mesh, Ring, Torus
+from ulpsim.interconnect.topology import Mesh, Torus
 
 IMAGES = Path(__file__).parents[1] / "examples" / "fashion_mnist" / "images.npz"
 SMALL = ["--steps", "2", "--hidden", "4", "--batch", "8"]
-RING = Ring(4, one_way=True)
+PAIR = ["--learners", "2", "--topology", "mesh"]
+LINE = Mesh(2)
 
 
 def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict:
@@ -31,7 +32,7 @@ def check(summary: dict) -> None:
 
 
 def test_learners(capsys: pytest.CaptureFixture[str]) -> None:
-    summary = run(SMALL, capsys)
+    summary = run([*SMALL, *PAIR], capsys)
     assert summary["elements"] == 80 + 1168 + 785 * 4 + 50
     check(summary)
 
@@ -41,33 +42,31 @@ def test_differences_are_found(monkeypatch: pytest.MonkeyPatch,
     """A bit of one replica's sum is enough."""
     def flip(memories, steps, **options):
         result = run_cluster(memories, steps, **options)
-        result.memories[2][learner.sums["fc2"] + 5] ^= 1
+        result.memories[1][learner.sums["fc2"] + 5] ^= 1
         return result
 
     with np.load(IMAGES) as data:
-        learner = Learners(RING, data["images"], data["labels"].astype(int), hidden=4)
+        learner = Learners(LINE, data["images"], data["labels"].astype(int), hidden=4)
     monkeypatch.setattr("ulpcore.interconnect.exchange.run_cluster", flip)
-    assert main(["cluster", *SMALL[2:], "--steps", "1", "--batch", "32"]) == 1
+    assert main(["cluster", *SMALL, *PAIR, "--steps", "1"]) == 1
     assert "bytes 1, flits 0, elements 1" in capsys.readouterr().out
 
 
 def test_a_node_that_does_not_come() -> None:
-    """Node 2 is given no command: all others say so, and their memory port is still there."""
+    """Node 1 is given no command: node 0 says so, and goes on to its next one."""
     barrier = NodeStep(collective.Command(collective.Operation.BARRIER, patience=500))
     after = NodeStep(Command(Operation.DECODE, 0, 0, 0, 64))
-    memories = [np.zeros(64, np.uint8)] * 4
-    result = run_cluster(memories, [[] if node == 2 else [barrier, after] for node in range(4)],
-                         topology=RING, lanes=4, longest=5000)
-    for node in (0, 1, 3):
-        assert result.completions[node][0] == collective.Completion(collective.Cause.TIMEOUT, 2)
-        assert result.completions[node][1].cause is EngineCause.ELEMENTS
-    assert not result.completions[2]
+    result = run_cluster([np.zeros(64, np.uint8)] * 2, [[barrier, after], []], topology=LINE,
+                         lanes=1, longest=5000)
+    assert result.completions[0][0] == collective.Completion(collective.Cause.TIMEOUT, 1)
+    assert result.completions[0][1].cause is EngineCause.ELEMENTS
+    assert not result.completions[1]
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("arguments", [
-    ["--topology", "torus", "--lanes", "1"], ["--topology", "mesh", "--learners", "2"],
-    ["--shared", "--largest", "256"], ["--learners", "8", "--lanes", "1"]], ids=" ".join)
+    ["--topology", "ring"], ["--topology", "torus"], ["--topology", "mesh", "--learners", "3"],
+    [*PAIR, "--shared", "--largest", "256"], [*PAIR, "--lanes", "4"]], ids=" ".join)
 def test_clusters(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     check(run([*SMALL, *arguments], capsys))
 

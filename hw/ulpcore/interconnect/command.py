@@ -33,8 +33,9 @@ def add_arguments(parser: Any) -> None:
                         "weights (default: 64)")
     parser.add_argument("--factor", type=float, default=2, metavar="F",
                         help="AdaComp's soft threshold, a multiple of 1/4 (default: 2)")
-    parser.add_argument("--lanes", type=int, default=4, metavar="N",
-                        help="elements a cycle of the encoders: 1, 4, 8 or 16 (default: 4)")
+    parser.add_argument("--lanes", type=int, default=1, metavar="N",
+                        help="elements a cycle of the encoders: 1, 4, 8 or 16 (default: 1, which "
+                        "is what a bus of 8 bytes brings)")
     parser.add_argument("--largest", type=int, default=1024, metavar="BYTES",
                         help="the most bytes of a network packet (default: 1024)")
     parser.add_argument("--shared", action="store_true",
