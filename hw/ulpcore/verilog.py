@@ -36,7 +36,7 @@ class Generator:
         be built from the same parameters; ValueError if their classes or ports differ.
         """
         # Amaranth warns of components that nothing elaborates; this one stands in for its like.
-        component._MustUse__used = True
+        _mark_used(component)
         first = self.elements.setdefault(name, component)
         if type(first) is not type(component) or first.signature != component.signature:
             raise ValueError(f"elements named {name!r} must be alike, not {first!r} and "
@@ -68,6 +68,15 @@ def generate(component: wiring.Component, *, name: str) -> tuple[str, list[str]]
             texts.append(_convert(platform.elements[element], element, platform))
             done.add(element)
     return "\n".join(texts), sorted(platform.elements)
+
+
+def _mark_used(component: wiring.Component) -> None:
+    """A component, and those that it has made for its elaboration."""
+    component._MustUse__used = True
+    for value in vars(component).values():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, wiring.Component):
+                _mark_used(item)
 
 
 def _ports(component: wiring.Component) -> list[tuple[str, wiring.Flow, Value]]:

@@ -125,8 +125,9 @@ def _show(summary: dict[str, Any]) -> None:
     console = Console(width=140)
     console.print(table)
     console.print("packets: bytes of all learners; rate: 32-bit gradients over that; compress, "
-                  "gather, decode, dense: cycles, dense being the all-reduce of the gradients\n"
-                  "as they are; link: bytes on the busiest one; bytes, cycles: dense over gather. "
-                  "Everything is RTL: encoder, network, decoder, sums, memory ports.")
+                  "gather, decode, dense: cycles")
+    console.print("link: bytes on the busiest one; bytes, cycles: the dense all-reduce of the "
+                  "gradients over the gather of the packets")
+    console.print("Encoders, network, decoders, sums and memory ports are RTL.")
     console.print("differing from the golden model, or between replicas: " + ", ".join(
         f"{name} {count}" for name, count in summary["differing"].items()))
