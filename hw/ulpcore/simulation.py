@@ -279,7 +279,8 @@ def _build_driver(text: str, driver: str, elements: Sequence[str]) -> Path:
             # is compiled in a twentieth of the time.
             _run([*verilator, "--cc", "--exe", "--build", "-j", "2", *options,
                   "-MAKEFLAGS", "OPT_FAST=-O2 OPT_GLOBAL=-O2", "--top-module", "top",
-                  "--Mdir", "model", "-o", "model", "control.vlt", "top.v", "driver.cpp"], cwd=folder, env=environment)
+                  "--Mdir", "model", "-o", "model", "control.vlt", "top.v", "driver.cpp"],
+                 cwd=folder, env=environment)
         return folder / "model" / "model"
 
 
