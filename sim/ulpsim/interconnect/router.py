@@ -1,14 +1,16 @@
 """The router and the network, cycle by cycle: the scalar reference of `ulpcore.interconnect`.
 
-A router has a buffer of `depth` flits for each virtual channel of each input, and a register at
-each output. In a cycle
+A router has a buffer of `depth` flits for each virtual channel of each input, and a link at each
+output. In a cycle
 
 1. every buffer whose front flit can go on asks for its output. It can if the next buffer has
    room for it, and its packet has the output's channel already, or its first flit finds it free;
-2. each input lets one of its channels ask, the one that was served least recently;
-3. each output takes one of the inputs that ask, the one that it has served least recently. The
-   flit stands in the output's register in the next cycle, and in the next router's buffer in the
-   one after: two cycles a hop.
+2. each output takes one of the buffers that ask, the one that it has served least recently. The
+   flit is on the link in the next cycle, and in the next router's buffer in the one after: two
+   cycles a hop.
+
+Both channels of an input can go on in one cycle, to different outputs. At a terminal's output the
+link ends in a queue of four flits, from which the terminal takes them.
 
 A channel is free again when the packet's last flit has passed. A packet without a way is dropped, a
 flit a cycle. A multicast packet waits in its buffer until all of it is there, then goes to its
@@ -19,36 +21,42 @@ destination.
 
 import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from .packets import Flit, Header
 from .topology import Direction, Hop, Port, Topology
 
-__all__ = ["DEPTH", "Network", "Router", "largest_multicast"]
+__all__ = ["DEPTH", "EJECTION", "UNDER_WAY", "Network", "Router", "largest_multicast"]
 
 #: Flits of a buffer, unless said otherwise.
 DEPTH = 16
+#: Flits that wait for a terminal.
+EJECTION = 4
 #: Flits that may be on their way when a buffer says that it has no more room.
-_UNDER_WAY = 2
+UNDER_WAY = 2
 
 
 def largest_multicast(depth: int) -> int:
     """The most flits of a multicast packet: what a buffer is sure to take."""
-    return depth - _UNDER_WAY + 1
+    return depth - UNDER_WAY + 1
+
+
+#: A channel of an input or of an output.
+Key = tuple[Port, int]
 
 
 class _LeastRecent:
     """Grants the request that was granted least recently."""
 
-    def __init__(self, count: int) -> None:
-        self.order = list(range(count))
+    def __init__(self, requesters: list[Key]) -> None:
+        self.order = requesters
 
-    def choose(self, requests: Sequence[bool]) -> int | None:
-        return next((i for i in self.order if requests[i]), None)
+    def choose(self, requests: Container[Key]) -> Key | None:
+        return next((key for key in self.order if key in requests), None)
 
-    def served(self, index: int) -> None:
-        self.order.remove(index)
-        self.order.append(index)
+    def served(self, key: Key) -> None:
+        self.order.remove(key)
+        self.order.append(key)
 
 
 @dataclasses.dataclass
@@ -73,7 +81,7 @@ class _Buffer:
 
     @property
     def ready(self) -> bool:
-        return len(self.entries) <= self.depth - _UNDER_WAY
+        return len(self.entries) <= self.depth - UNDER_WAY
 
     @property
     def front(self) -> _Entry | None:
@@ -118,27 +126,30 @@ class Router:
 
     Attributes
     ----------
-    registers
-        Of each output the flit that is leaving, and its channel.
+    links
+        Of each output the flit that is on its link, and its channel.
+    ejection
+        Of each terminal the flits that wait for it.
     dropped
         Headers of packets without a way, in the order in which they came.
     """
 
     def __init__(self, topology: Topology, place: tuple[int, ...], depth: int = DEPTH) -> None:
         self.topology, self.place = topology, place
-        self.inputs, self.outputs = topology.inputs(place), topology.outputs(place)
-        self.buffers = {port: [_Buffer(depth) for _ in range(topology.channels_of(port))]
-                        for port in self.inputs}
-        self.registers: dict[Port, tuple[Flit, int] | None] = dict.fromkeys(self.outputs)
+        self.outputs = topology.outputs(place)
+        self.buffers = {(port, c): _Buffer(depth) for port in topology.inputs(place)
+                        for c in range(topology.channels_of(port))}
+        self.links: dict[Port, tuple[Flit, int] | None] = dict.fromkeys(self.outputs)
+        self.ejection: list[collections.deque[Flit]] = [
+            collections.deque() for _ in range(topology.terminals)]
         self.busy = {(port, c): False for port in self.outputs
                      for c in range(topology.channels_of(port))}
-        self.input_order = {p: _LeastRecent(topology.channels_of(p)) for p in self.inputs}
-        self.output_order = {p: _LeastRecent(len(self.inputs)) for p in self.outputs}
+        self.order = {port: _LeastRecent(list(self.buffers)) for port in self.outputs}
         self.dropped: list[Header] = []
 
     def store(self, port: Port, channel: int, flit: Flit) -> None:
         """A flit arrives; it will be in front in the next cycle at the earliest."""
-        buffer = self.buffers[port][channel]
+        buffer = self.buffers[port, channel]
         if flit.first:
             header = Header.decode(flit.data)
             buffer.multicast = header.multicast
@@ -148,50 +159,43 @@ class Router:
                 self.dropped.append(header)
         buffer.entries.append(_Entry(flit, buffer.hops, buffer.multicast))
 
-    def grants(self, ready: Mapping[tuple[Port, int], bool]
-               ) -> list[tuple[Port, int, Hop | None]]:
-        """Which buffers let their front flit go, and how; None is away.
+    def grants(self, ready: Mapping[Key, bool]) -> dict[Key, Hop | None]:
+        """The buffers that let their front flit go, and how; None is away.
 
         `ready` says which channels of each output have room.
         """
-        asking: dict[Port, list[tuple[int, Hop] | None]] = {
-            port: [None] * len(self.inputs) for port in self.outputs}
-        gone: list[tuple[Port, int, Hop | None]] = []
-        for i, port in enumerate(self.inputs):
-            wanted: list[Hop | None] = []
-            for channel, buffer in enumerate(self.buffers[port]):
-                entry, hop = buffer.front, buffer.hop
-                if entry is not None and not entry.hops:
-                    gone.append((port, channel, None))
-                if hop is not None:
-                    key = hop.output, hop.channel
-                    if not ready[key] or (self.busy[key] and not buffer.holds):
-                        hop = None
-                wanted.append(hop)
-            chosen = self.input_order[port].choose([hop is not None for hop in wanted])
-            if chosen is not None and (hop := wanted[chosen]) is not None:
-                asking[hop.output][i] = chosen, hop
+        asking: dict[Port, dict[Key, Hop]] = {port: {} for port in self.outputs}
+        gone: dict[Key, Hop | None] = {}
+        for key, buffer in self.buffers.items():
+            entry, hop = buffer.front, buffer.hop
+            if entry is not None and not entry.hops:
+                gone[key] = None
+            if hop is not None:
+                way = hop.output, hop.channel
+                if ready[way] and (buffer.holds or not self.busy[way]):
+                    asking[hop.output][key] = hop
         for output, requests in asking.items():
-            winner = self.output_order[output].choose([r is not None for r in requests])
-            if winner is not None and (request := requests[winner]) is not None:
-                gone.append((self.inputs[winner], *request))
+            winner = self.order[output].choose(requests)
+            if winner is not None:
+                gone[winner] = requests[winner]
         return gone
 
-    def advance(self, gone: Sequence[tuple[Port, int, Hop | None]]) -> None:
-        """End of the cycle: what was granted leaves its buffer for an output's register."""
-        self.registers = dict.fromkeys(self.outputs)
-        for buffers in self.buffers.values():
-            for buffer in buffers:
-                buffer.choose_copy()
-        for port, channel, hop in gone:
-            buffer = self.buffers[port][channel]
+    def advance(self, gone: Mapping[Key, Hop | None]) -> None:
+        """End of the cycle: what was granted leaves its buffer for an output's link."""
+        for terminal, queue in enumerate(self.ejection):
+            if (link := self.links[terminal]) is not None:
+                queue.append(link[0])
+        self.links = dict.fromkeys(self.outputs)
+        for buffer in self.buffers.values():
+            buffer.choose_copy()
+        for key, hop in gone.items():
+            buffer = self.buffers[key]
             entry = buffer.front
             assert entry is not None
             if hop is not None:
-                self.registers[hop.output] = entry.flit, hop.channel
+                self.links[hop.output] = entry.flit, hop.channel
                 self.busy[hop.output, hop.channel] = not entry.flit.last
-                self.input_order[port].served(channel)
-                self.output_order[hop.output].served(self.inputs.index(port))
+                self.order[hop.output].served(key)
             buffer.sent(hop)
 
 
@@ -218,36 +222,32 @@ class Network:
         Returns for each terminal whether the flit that it offers is taken, and the flit that it is
         offered, which it has if it takes one.
         """
-        arrivals, accepted, leaving, kept = [], [], [], []
-        for node, flit, take in zip(self.nodes, offered, takes, strict=True):
-            router = self.routers[self.topology.coordinates(node)]
-            accepted.append(flit is not None and router.buffers[node.terminal][0].ready)
-            if accepted[-1]:
-                arrivals.append((router, node.terminal, 0, flit))
-            register = router.registers[node.terminal]
-            leaving.append(register[0] if register else None)
-            if register and not take:
-                kept.append((router, node.terminal, register))
-        waiting = {(router.place, port) for router, port, _ in kept}
+        arrivals: list[tuple[Router, Port, int, Flit]] = []
         decisions = []
         for place, router in self.routers.items():
-            ready = {}
+            ready = {(t, 0): len(queue) <= EJECTION - UNDER_WAY
+                     for t, queue in enumerate(router.ejection)}
             for port in router.outputs:
                 if isinstance(port, Direction):
-                    neighbour = self.topology.neighbour(place, port)
-                    assert neighbour is not None
-                    for c, buffer in enumerate(self.routers[neighbour].buffers[port]):
-                        ready[port, c] = buffer.ready
-                    if (register := router.registers[port]) is not None:
-                        arrivals.append((self.routers[neighbour], port, register[1], register[0]))
-                else:
-                    ready[port, 0] = (place, port) not in waiting
+                    neighbour = self.routers[self.topology.neighbour(place, port)]
+                    for c in range(self.topology.channels):
+                        ready[port, c] = neighbour.buffers[port, c].ready
+                    if (link := router.links[port]) is not None:
+                        arrivals.append((neighbour, port, link[1], link[0]))
+                        self.flit_hops += 1
             decisions.append((router, router.grants(ready)))
+        accepted, leaving = [], []
+        for node, flit, take in zip(self.nodes, offered, takes, strict=True):
+            router = self.routers[self.topology.coordinates(node)]
+            accepted.append(flit is not None and router.buffers[node.terminal, 0].ready)
+            if flit is not None and accepted[-1]:
+                arrivals.append((router, node.terminal, 0, flit))
+            queue = router.ejection[node.terminal]
+            leaving.append(queue[0] if queue else None)
+            if take and queue:
+                queue.popleft()
         for router, gone in decisions:
             router.advance(gone)
-        for router, port, register in kept:
-            router.registers[port] = register
         for router, port, channel, flit in arrivals:
             router.store(port, channel, flit)
-            self.flit_hops += isinstance(port, Direction)
         return accepted, leaving

@@ -157,7 +157,7 @@ class Topology:
                 and (len(self.sizes) == 2 or address.y == 0))
 
     def neighbour(self, router: tuple[int, ...], direction: Direction) -> tuple[int, ...] | None:
-        """The router at the other end of the link that leaves in a direction."""
+        """The router at the other end of the link that leaves in a direction; None without one."""
         d, size = direction.dimension, self.sizes[direction.dimension]
         place = router[d] + direction.step
         if direction not in self.directions or not (self.wrap or 0 <= place < size):
@@ -231,10 +231,13 @@ class Topology:
 
     def route(self, router: tuple[int, ...], arrived: Port, arrived_channel: int,
               source: Address, destination: Address, multicast: bool) -> list[Hop]:
-        """How a packet leaves a router: none for a destination that does not exist.
+        """How a packet leaves a router: none for a destination that does not exist, or from a
+        terminal that is not its source.
 
         A multicast packet takes all of the hops, any other the only one.
         """
+        if isinstance(arrived, int) and source != Address(*(*router, 0)[:2], arrived):
+            return []
         if multicast:
             return self._multicast(router, arrived, arrived_channel, source)
         if not self.exists(destination):
@@ -248,8 +251,6 @@ class Topology:
             self.flow(source, destination)))]
 
     def _multicast(self, router, arrived, arrived_channel, source: Address) -> list[Hop]:
-        if not self.exists(source):
-            return []
         from_ = self.coordinates(source)
         dimension = arrived.dimension if isinstance(arrived, Direction) else -1
         hops = [Hop(t, 0) for t in range(self.terminals)
@@ -257,13 +258,13 @@ class Topology:
         for direction in self.directions:
             d = direction.dimension
             goes_on = direction == arrived or d > dimension
-            if goes_on and self.neighbour(router, direction) and self._copies_beyond(
+            if goes_on and self.neighbour(router, direction) and self.copies_beyond(
                     router[d], from_[d], direction):
                 hops.append(Hop(direction, self.channel(
                     router, arrived, arrived_channel, direction, None, 0)))
         return hops
 
-    def _copies_beyond(self, place: int, source: int, direction: Direction) -> bool:
+    def copies_beyond(self, place: int, source: int, direction: Direction) -> bool:
         """Whether a copy that has come this far from its source goes on."""
         if not self.wrap:
             return True
