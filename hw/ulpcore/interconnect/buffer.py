@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -102,59 +102,58 @@ class Buffer(wiring.Component):
         base, front_at, next_at, taken_at = (Signal(range(depth), name=name) for name in (
             "base", "front_at", "next_at", "taken_at"))
         stored, waiting = Signal(range(depth + 1)), Signal(range(depth + 1))
-        valid, rewound = Signal(), Signal()
+        valid = Signal()
         front = Signal(control, reset_less=True)
         away, final = Signal(reset_less=True), Signal(reset_less=True)
+        rewound = Signal()
         following = Signal(control)
+        more, there, advance, keeps, leaves, rewind, load = (Signal(name=name) for name in (
+            "more", "there", "advance", "keeps", "leaves", "rewind", "load"))
         ahead, taken = controls.read_port(domain="comb"), flits.read_port(domain="comb")
-        more, there, keeps, choose = (Signal(name=name) for name in (
-            "more", "there", "keeps", "choose"))
-        done, remaining, lowest = (Signal(count, name=name) for name in (
-            "done", "remaining", "lowest"))
-        came, left = Signal(range(2 * depth)), Signal(range(2 * depth))     # last flits
         m.d.comb += [
             ahead.addr.eq(next_at), taken.addr.eq(taken_at), self.taken.eq(taken.data),
             more.eq(waiting != 0), there.eq(more | self.write),
             following.eq(Mux(more, ahead.data, coming)),
-            keeps.eq(front.multicast & ~away & ~final), self.last.eq(front.last),
-            remaining.eq(front.ways & ~done),
-            lowest.eq(Cat(remaining[i] & ~remaining[:i].any() for i in range(count))),
-            choose.eq((valid | rewound) & front.multicast & ~away & (self.asks == 0)
-                      & (came != left))]
-        now, later = stored + self.write, waiting + self.write
-        turns = following.multicast                      # the way is chosen later
-        copy = front.multicast & ~front.last             # it goes on on its way
+            keeps.eq(front.multicast & ~away & ~final),
+            advance.eq(self.take | (valid & away)),
+            leaves.eq(advance & ~keeps), rewind.eq(advance & keeps & front.last),
+            load.eq((~valid | advance) & ~rewind & there), self.last.eq(front.last)]
+        m.d.sync += [taken_at.eq(front_at), rewound.eq(rewind)]
+        now = stored + self.write
+        m.d.sync += [stored.eq(Mux(leaves, now - 1, now)),
+                     self.ready.eq(Mux(leaves, now <= depth - UNDER_WAY + 1,
+                                       now <= depth - UNDER_WAY))]
+        later = waiting + self.write
+        m.d.sync += waiting.eq(Mux(rewind, now, Mux(load, later - 1, later)))
+        with m.If(leaves):
+            m.d.sync += base.eq(base + 1)
+        with m.If(rewind):
+            m.d.sync += next_at.eq(base)
+        with m.Elif(load):
+            m.d.sync += [front_at.eq(next_at), next_at.eq(next_at + 1)]
+        with m.If(~valid | advance):
+            m.d.sync += valid.eq(there & ~rewind)
+        with m.If(load):
+            m.d.sync += [front.eq(following), away.eq(following.ways == 0)]
+        with m.If(self.take):
+            m.d.sync += self.holds.eq(~front.last)
 
-        # `take` comes late in the cycle: whatever depends on it is found for both its values.
-        def after(take: bool) -> list[tuple[Any, Any]]:
-            advance = C(1, 1) if take else valid & away
-            leaves = ~keeps if take else valid & away
-            rewind = keeps & front.last if take else C(0, 1)
-            load = (~rewind if take else ~valid | away) & there
-            ways = Mux(load & ~turns, following.ways, Mux(copy, self.asks, 0) if take
-                       else Mux(choose, lowest, self.asks))
-            return [
-                (stored, now - leaves),
-                (self.ready, Mux(leaves, now <= depth - UNDER_WAY + 1, now <= depth - UNDER_WAY)),
-                (waiting, Mux(rewind, now, later - load)),
-                (base, base + leaves),
-                (next_at, Mux(rewind, base, next_at + load)),
-                (front_at, Mux(load, next_at, front_at)),
-                (valid, Mux(advance | ~valid, there & ~rewind, valid)),
-                (rewound, rewind),
-                (front, Mux(load, following, front)),
-                (away, Mux(load, following.ways == 0, away)),
-                (self.asks, ways),
-                (self.holds, ~front.last if take else self.holds),
-                (left, left + (leaves & front.last)),
-                (done, Mux(leaves & front.last, 0, done if take else Mux(choose, done | lowest, done)))]
-
-        still, gone = after(take=False), after(take=True)
-        m.d.sync += [taken_at.eq(front_at),
-                     *(Value.cast(register).eq(Mux(self.take, new, old))
-                       for (register, old), (_, new) in zip(still, gone, strict=True))]
-        with m.If(choose):
-            m.d.sync += final.eq(remaining == lowest)
+        # The way: of a multicast packet's copy the same for all its flits.
+        with m.If(load & ~following.multicast):
+            m.d.sync += self.asks.eq(following.ways)
+        with m.Elif(advance & (front.last | ~front.multicast)):
+            m.d.sync += self.asks.eq(0)
+        done, remaining, lowest = (Signal(count, name=name) for name in (
+            "done", "remaining", "lowest"))
+        came, left = Signal(range(2 * depth)), Signal(range(2 * depth))     # last flits
+        m.d.comb += [remaining.eq(front.ways & ~done),
+                     lowest.eq(Cat(remaining[i] & ~remaining[:i].any() for i in range(count)))]
+        with m.If((valid | rewound) & front.multicast & ~away & (self.asks == 0)
+                  & (came != left)):
+            m.d.sync += [self.asks.eq(lowest), done.eq(done | lowest),
+                         final.eq(remaining == lowest)]
         with m.If(self.write & self.flit.last):
             m.d.sync += came.eq(came + 1)
+        with m.If(leaves & front.last):
+            m.d.sync += [left.eq(left + 1), done.eq(0)]
         return m

@@ -222,7 +222,8 @@ class Receiver(wiring.Component):
         m.d.comb += [
             room.eq((write_at - begin)[:len(write_at)] != depth),
             self.flits.ready.eq(~settled & room), take.eq(self.flits.valid & self.flits.ready),
-            crc.start.eq(flit.first), crc.valid.eq(take & ~flit.last), crc.data.eq(flit.data),
+            crc.start.eq(take & flit.first), crc.valid.eq(take & ~flit.last),
+            crc.data.eq(flit.data),
             store.addr.eq(write_at), store.data.eq(flit.data),
             store.en.eq(take & within & ~flit.first & ~flit.last & (came < most))]
         with m.If(take):

@@ -10,7 +10,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from ulpsim.interconnect.router import DEPTH, EJECTION, UNDER_WAY
-from ulpsim.interconnect.topology import Direction, Port, Topology
+from ulpsim.interconnect.topology import Address, Direction, Port, Topology
 
 from .arbiter import LeastRecent
 from .buffer import Buffer
@@ -118,13 +118,12 @@ class Router(wiring.Component):
     def _report(self, m: Module, dropped: list[Value]) -> None:
         pending = Signal(len(dropped))
         reported = Signal(len(dropped))
+        own = Address(*(*self.place, 0)[:2]).encode()
         m.d.comb += [
             reported.eq(pending & -pending), self.dropped.valid.eq(pending.any()),
-            self.dropped.payload.x.eq(self.place[0]),
-            self.dropped.payload.y.eq((*self.place, 0)[1])]
-        for terminal in range(len(dropped)):
-            with m.If(reported[terminal]):
-                m.d.comb += self.dropped.payload.terminal.eq(terminal)
+            Value.cast(self.dropped.payload).eq(own + _either(
+                Mux(bit, Address(0, 0, terminal).encode(), 0)
+                for terminal, bit in enumerate(reported)))]
         m.d.sync += pending.eq(
             (pending & ~(reported & self.dropped.ready.replicate(len(pending)))) | Cat(dropped))
 
@@ -144,7 +143,8 @@ class Router(wiring.Component):
         arbiter = m.submodules[f"arbiter_{output}"] = LeastRecent(len(buffers))
         m.d.comb += [
             arbiter.requests.eq(Cat(
-                Cat(ask & ready[c] & (buffer.holds | ~busy[c]) for c, ask in enumerate(wanted)).any()
+                Cat(ask & ready[c] & (buffer.holds | ~busy[c])
+                    for c, ask in enumerate(wanted)).any()
                 for buffer, wanted in zip(buffers, asks, strict=True))),
             arbiter.served.eq(1),
             Value.cast(flit).eq(_either(
