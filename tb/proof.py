@@ -1,7 +1,7 @@
 """Proofs of Amaranth modules: Yosys writes the transitions, z3 finds no way out.
 
 By k-induction (`prove`), or for a pipeline, which forgets, over all that is in it
-(`prove_pipeline`).
+(`prove_pipeline`); or for the first cycles alone (`check`).
 """
 
 import re
@@ -16,7 +16,7 @@ from amaranth.back import rtlil
 from amaranth.hdl import Fragment, Module, Signal, Value
 from amaranth.lib import wiring
 
-__all__ = ["inside", "prove", "prove_pipeline"]
+__all__ = ["check", "inside", "prove", "prove_pipeline"]
 
 _SCRIPT = ("read_rtlil design.il; prep -top top -flatten; memory_nordff; async2sync; "
            "chformal -lower; dffunmap; write_smt2 {options} design.smt2")
@@ -65,6 +65,26 @@ def prove(module: Module, inputs: list[Value], *, depth: int = 1, timeout: int =
         answer = solver.check()
         assert answer != z3.sat, f"{what} an assertion fails:\n{_describe(design, solver.model())}"
         assert answer == z3.unsat, f"{what} z3 found neither a proof nor a failure"
+
+
+def check(module: Module, inputs: list[Value], *, cycles: int, timeout: int = 600) -> None:
+    """Show that no assertion of a module can fail in the first `cycles` cycles from the registers'
+    initial values, while its assumptions hold: bounded model checking.
+
+    Raises AssertionError if one can, with the counterexample, if the assumptions cannot all hold
+    for so long, or if z3 has found nothing after `timeout` seconds.
+    """
+    design = _translate(module, inputs, options="-stbv")
+    states = [f"s{i}" for i in range(cycles)]
+    given = [line for i, s in enumerate(states) for line in (
+        f"(declare-const {s} |top_s|)", f"(assert (|top_h| {s}))", f"(assert (|top_u| {s}))",
+        *([f"(assert (|top_t| {states[i - 1]} {s}))"] if i else ["(assert (|top_i| s0))"]))]
+    assert _solve(design, given, timeout).check() == z3.sat, "no input satisfies the assumptions"
+    solver = _solve(design, [*given, "(assert (or " + " ".join(
+        f"(not (|top_a| {s}))" for s in states) + "))"], timeout)
+    answer = solver.check()
+    assert answer != z3.sat, f"an assertion fails:\n{_describe(design, solver.model())}"
+    assert answer == z3.unsat, f"z3 found neither a proof nor a failure in {timeout} s"
 
 
 def prove_pipeline(module: Module, inputs: list[Value], *, latency: int,
