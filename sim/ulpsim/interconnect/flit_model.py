@@ -159,10 +159,12 @@ class FlitModel:
             np.atleast_1d(sources), destinations, lengths, multicast)
         known = np.zeros(1 << 16, bool)
         known[self._addresses] = True
+        # As `Topology.flow` has it.
         mixed = from_ ^ to
         flow = (mixed ^ mixed >> 6 ^ mixed >> 12) & 7
         unknown = ~(multicast | known[to])
-        headers = np.where(unknown | multicast, 0, to) | flow << 14 | multicast * _MULTICAST | unknown * _UNKNOWN
+        headers = (np.where(unknown | multicast, 0, to) | flow << 14 | multicast * _MULTICAST
+                   | unknown * _UNKNOWN)
         begin = len(self._headers)
         if begin + len(headers) > _NEVER >> 2:
             raise ValueError(f"packets must be at most {_NEVER >> 2}, not {begin + len(headers)}")
