@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 BENCHMARKS = ("arithmetic", "multiply_add", "core", "coverage", "utilisation", "resnet50",
-              "fold", "training", "accuracy", "sequences", "compression")
+              "fold", "training", "accuracy", "sequences", "compression", "network")
 
 
 def main() -> int:

@@ -1,0 +1,155 @@
+"""Networks under load, by the flit-level model: latency, saturation, speed of the model.
+
+Packets of four flits unless said otherwise, a buffer of 16 flits for each channel. Saturation is
+what comes out at full load, in flits a cycle, beside two bounds: what the links across the middle
+carry of uniform traffic, and the one flit a cycle that each terminal can send. A curve has loads up
+to a little more than that, a terminal, with the mean latency of packets in cycles, or nothing
+where the network cannot take the load. Speed is flit-hops in a second of one processor, traffic and
+statistics included.
+
+--plot draws the curves that were kept last into docs/network-latency.svg, and nothing else.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from record import last, record
+from rich.progress import Progress
+from ulpsim.interconnect.topology import Mesh, Ring, Topology, Torus
+from ulpsim.interconnect.traffic import (
+    Phases,
+    bisection_bound,
+    full_load,
+    measure,
+)
+
+PLOT = Path(__file__).parent.parent / "docs" / "network-latency.svg"
+PATTERNS = ("uniform", "transpose", "hotspot", "neighbour")
+LENGTH = 4
+NETWORKS: dict[str, Topology] = {
+    "ring of 8, one way": Ring(8, one_way=True),
+    "ring of 8": Ring(8),
+    "torus 4 x 4": Torus(4, 4),
+    "torus 4 x 4, 4 terminals, 4 channels": Torus(4, 4, terminals=4, channels=4),
+    "mesh 8 x 8": Mesh(8, 8, channels=2),
+    "torus 8 x 8": Torus(8, 8),
+    "torus 64 x 64": Torus(64, 64),
+}
+#: Parts of the saturation throughput at which latency is measured; fewer on large networks.
+PARTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.1)
+FEW_PARTS = (0.2, 0.5, 0.7, 0.85, 0.95)
+LARGE = 1000
+
+
+def phases(topology: Topology) -> Phases:
+    return Phases(500, 500, 1000) if len(topology.nodes) > LARGE else Phases(1000, 3000, 2000)
+
+
+def saturation(topology: Topology, pattern: str, length: int, depth: int = 16) -> float:
+    """Flits a cycle a terminal at full load."""
+    before = phases(topology)
+    return measure(topology, pattern, [full_load(length)], length, depth=depth,
+                   phases=Phases(before.warm_up, before.measured, 0)).points[0].accepted
+
+
+def curve(topology: Topology, pattern: str) -> dict[str, Any]:
+    """Latency by load, and the throughput at full load."""
+    most = saturation(topology, pattern, LENGTH)
+    large = len(topology.nodes) > LARGE
+    loads = [round(most * part, 4) for part in (FEW_PARTS if large else PARTS)]
+    points = [point for some in ([[load] for load in loads] if large else [loads])
+              for point in measure(topology, pattern, some, LENGTH,
+                                   phases=phases(topology)).points]
+    return {"saturation": round(most, 4),
+            "latency": {str(p.load): p.latency and round(p.latency, 1) for p in points}}
+
+
+def uniform(topology: Topology, length: int, depth: int) -> dict[str, float]:
+    """Throughput at full load of uniform traffic, beside its bounds."""
+    accepted = saturation(topology, "uniform", length, depth) * topology.terminals
+    bound = bisection_bound(topology) * topology.terminals
+    return {"flits_a_router_a_cycle": round(accepted, 3), "bisection_bound": round(bound, 3),
+            "injection_bound": topology.terminals,
+            "percent_of_bisection_bound": round(100 * accepted / bound, 1),
+            "percent_of_injection_bound": round(100 * accepted / topology.terminals, 1)}
+
+
+def speed(topology: Topology, load: float, networks: int = 1) -> dict[str, float]:
+    begin = time.process_time()
+    measurement = measure(topology, "uniform", [load] * networks, LENGTH,
+                          phases=Phases(500, 500, 0))
+    seconds = time.process_time() - begin
+    return {"flit_hops_a_second": round(measurement.flit_hops / seconds),
+            "cycles_a_second": round(measurement.cycles / seconds)}
+
+
+def curves(progress: Progress) -> dict[str, Any]:
+    return {name: {pattern: curve(topology, pattern) for pattern in PATTERNS
+                   if possible(topology, pattern)}
+            for name, topology in progress.track(NETWORKS.items(), description="curves")}
+
+
+def saturations(progress: Progress) -> dict[str, Any]:
+    """Of uniform traffic, on all networks and, with more settings, on a torus."""
+    runs = {name: (topology, LENGTH, 16) for name, topology in NETWORKS.items()} | {
+        f"torus 4 x 4, {terminals} terminals, {channels} channels, depth {depth}, "
+        f"{length} flits a packet": (Torus(4, 4, terminals=terminals, channels=channels),
+                                     length, depth)
+        for terminals in (1, 4) for channels in (2, 4) for depth in (8, 16, 32)
+        for length in (2, 4, 8)}
+    return {name: uniform(*run)
+            for name, run in progress.track(runs.items(), description="saturation")}
+
+
+def neighbours(progress: Progress) -> dict[str, float]:
+    """Per cent of the links' rate; a terminal for each direction uses every link."""
+    networks = {"ring of 8, one way": Ring(8, one_way=True), "ring of 8": Ring(8, terminals=2),
+                "torus 4 x 4": Torus(4, 4, terminals=4), "torus 8 x 8": Torus(8, 8, terminals=4)}
+    return {name: round(100 * saturation(topology, "neighbour", LENGTH), 2)
+            for name, topology in progress.track(networks.items(), description="neighbours")}
+
+
+def speeds(progress: Progress) -> dict[str, Any]:
+    runs = [(4, 0.7, 1), (4, 0.7, 32), (8, 0.45, 1), (16, 0.25, 1), (64, 0.08, 1)]
+    return {f"torus {size} x {size}, load {load}" + (f", {networks} side by side"
+                                                    if networks > 1 else ""):
+            speed(Torus(size, size), load, networks)
+            for size, load, networks in progress.track(runs, description="speed")}
+
+
+MEASUREMENTS = {"curves": curves, "saturation": saturations, "neighbour_percent": neighbours,
+                  "speed": speeds}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART",
+                        help=f"what to measure, of {', '.join(MEASUREMENTS)}; all by default")
+    parser.add_argument("--plot", action="store_true", help="only draw what was kept last")
+    parser.add_argument("--no-keep", action="store_true", help="do not keep the figures")
+    options = parser.parse_args()
+    for part in options.parts:
+        if part not in MEASUREMENTS:
+            parser.error(f"PART must be one of {', '.join(MEASUREMENTS)}, not {part!r}")
+    figures = last("network")
+    if options.plot:
+        from network_plots import draw
+        draw(figures["curves"], PLOT)
+        return 0
+    with Progress() as progress:
+        for part in options.parts or MEASUREMENTS:
+            figures[part] = MEASUREMENTS[part](progress)
+    record("network", figures, keep=not options.no_keep)
+    return 0
+
+
+def possible(topology: Topology, pattern: str) -> bool:
+    return pattern != "transpose" or (
+        len(topology.sizes) == 2 and topology.sizes[0] == topology.sizes[1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
