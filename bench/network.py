@@ -2,10 +2,10 @@
 
 Packets of four flits unless said otherwise, a buffer of 16 flits for each channel. Saturation is
 what comes out at full load, in flits a cycle, beside two bounds: what the links across the middle
-carry of uniform traffic, and the one flit a cycle that each terminal can send. A curve has loads up
-to a little more than that, a terminal, with the mean latency of packets in cycles, or nothing
-where the network cannot take the load. Speed is flit-hops in a second of one processor, traffic and
-statistics included.
+carry of uniform traffic, and the one flit a cycle that each terminal can send. A curve has the
+mean latency of packets in cycles by the load of a terminal, or nothing where the network cannot
+take the load, and the highest throughput at any load. Speed is flit-hops in a second of one
+processor, traffic and statistics included.
 
 --plot draws the curves that were kept last into docs/network-latency.svg, and nothing else.
 """
@@ -20,6 +20,7 @@ from record import last, record
 from rich.progress import Progress
 from ulpsim.interconnect.topology import Mesh, Ring, Topology, Torus
 from ulpsim.interconnect.traffic import (
+    HOT,
     Phases,
     bisection_bound,
     full_load,
@@ -38,14 +39,39 @@ NETWORKS: dict[str, Topology] = {
     "torus 8 x 8": Torus(8, 8),
     "torus 64 x 64": Torus(64, 64),
 }
-#: Parts of the saturation throughput at which latency is measured; fewer on large networks.
-PARTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.1)
-FEW_PARTS = (0.2, 0.5, 0.7, 0.85, 0.95)
+#: Loads at which latency is measured are so many even steps up to a bound, and the full load.
+STEPS = 14
+#: On large networks a few loads are enough, one run each.
 LARGE = 1000
+FEW = {"uniform": (0.03, 0.06, 0.075, 0.09), "transpose": (0.01, 0.02, 0.03),
+       "hotspot": (0.001, 0.002), "neighbour": (0.3, 0.6, 0.9)}
 
 
 def phases(topology: Topology) -> Phases:
-    return Phases(500, 500, 1000) if len(topology.nodes) > LARGE else Phases(1000, 3000, 2000)
+    return Phases(500, 500, 500) if len(topology.nodes) > LARGE else Phases(1000, 2000, 1000)
+
+
+def bound(topology: Topology, pattern: str) -> float:
+    """Flits a cycle a terminal that cannot be exceeded, or hardly."""
+    if pattern == "neighbour":
+        return 1.0
+    most = min(1.0, bisection_bound(topology) / (2 if topology.one_way else 1))
+    return min(most, 1 / (HOT * len(topology.nodes))) if pattern == "hotspot" else most
+
+
+def curve(topology: Topology, pattern: str) -> dict[str, Any]:
+    """Latency by load, and the highest throughput at any of them or at full load."""
+    if len(topology.nodes) > LARGE:
+        points = [measure(topology, pattern, [load], LENGTH, phases=phases(topology)).points[0]
+                  for load in FEW[pattern]]
+    else:
+        most = bound(topology, pattern)
+        loads = [round(most * step / STEPS, 4) for step in range(1, STEPS + 1)]
+        points = measure(topology, pattern, [*loads, full_load(LENGTH)], LENGTH,
+                         phases=phases(topology)).points
+    return {"highest_throughput": round(max(p.accepted for p in points), 3),
+            "latency": {str(p.load): p.latency and round(p.latency, 1) for p in points
+                        if p.load <= 1}}
 
 
 def saturation(topology: Topology, pattern: str, length: int, depth: int = 16) -> float:
@@ -53,18 +79,6 @@ def saturation(topology: Topology, pattern: str, length: int, depth: int = 16) -
     before = phases(topology)
     return measure(topology, pattern, [full_load(length)], length, depth=depth,
                    phases=Phases(before.warm_up, before.measured, 0)).points[0].accepted
-
-
-def curve(topology: Topology, pattern: str) -> dict[str, Any]:
-    """Latency by load, and the throughput at full load."""
-    most = saturation(topology, pattern, LENGTH)
-    large = len(topology.nodes) > LARGE
-    loads = [round(most * part, 4) for part in (FEW_PARTS if large else PARTS)]
-    points = [point for some in ([[load] for load in loads] if large else [loads])
-              for point in measure(topology, pattern, some, LENGTH,
-                                   phases=phases(topology)).points]
-    return {"saturation": round(most, 4),
-            "latency": {str(p.load): p.latency and round(p.latency, 1) for p in points}}
 
 
 def uniform(topology: Topology, length: int, depth: int) -> dict[str, float]:

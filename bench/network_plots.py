@@ -14,6 +14,8 @@ __all__ = ["draw"]
 
 #: Latencies beyond so many times the lowest are cut off.
 HIGHEST = 5
+COLOURS = {"uniform": "tab:blue", "transpose": "tab:orange", "hotspot": "tab:red",
+           "neighbour": "tab:green"}
 
 
 def draw(curves: dict[str, Any], path: Path) -> None:
@@ -30,14 +32,15 @@ def draw(curves: dict[str, Any], path: Path) -> None:
         for pattern, curve in patterns.items():
             points = [(float(load), latency) for load, latency in curve["latency"].items()
                       if latency is not None]
-            line, = axes.plot(*zip(*points, strict=True), "o-", markersize=2.5, linewidth=1,
-                              label=pattern)
-            axes.axvline(curve["saturation"], color=line.get_color(), linewidth=0.6,
+            colour = COLOURS[pattern]
+            axes.plot(*zip(*points, strict=True), "o-", color=colour, markersize=2.5,
+                      linewidth=1, label=pattern)
+            axes.axvline(curve["highest_throughput"], color=colour, linewidth=0.6,
                          linestyle=":")
             lowest.append(points[0][1])
         axes.set_title(name)
         axes.set_ylim(0, HIGHEST * max(lowest))
-        axes.set_xlim(0)
+        axes.set_xscale("log")
         axes.set_xlabel("load, flits a cycle a terminal")
         axes.set_ylabel("latency, cycles")
         axes.legend(frameon=False, fontsize=7)
