@@ -118,7 +118,7 @@ class Router(wiring.Component):
     def _report(self, m: Module, dropped: list[Value]) -> None:
         pending = Signal(len(dropped))
         reported = Signal(len(dropped))
-        own = Address(*(*self.place, 0)[:2]).encode()
+        own = self.topology.address(self.place, 0).encode()
         m.d.comb += [
             reported.eq(pending & -pending), self.dropped.valid.eq(pending.any()),
             Value.cast(self.dropped.payload).eq(own + _either(
