@@ -1,6 +1,6 @@
 """Gradient compression: throughput of the RTL in cycles; with `--golden` the speed of the golden
 model, which wants a machine that does nothing else; with `--synth` area and clock frequency of
-encoder and decoder on the ECP5-85F.
+encoder, decoder and engine on the ECP5-85F.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from rich.console import Console
 from synthesis import measure_apart
 from ulpcore.compression.decoder import Decoder
 from ulpcore.compression.encoder import Encoder
+from ulpcore.compression.engine import CompressionEngine
 from ulpcore.compression.positions import LANES
 from ulpcore.compression.rtl import LayerJob, RoundJob, decode, encode
 from ulpsim.compression.adacomp import LARGEST_BIN, Settings, compress_array, point_for
@@ -21,6 +22,8 @@ from ulpsim.compression.packets import packets_of
 _ELEMENTS = 1 << 20
 _BINS = (50, 64, 500)
 _TARGET = 100.0
+#: Lanes and bytes of the bus that go together.
+_ENGINES = ((1, 4), (8, 64))
 
 
 def gradients(steps: int, seed: int = 1) -> list[np.ndarray]:
@@ -96,7 +99,10 @@ def main() -> int:
         for name, component, lanes in (
                 ("decoder", Decoder(), 0),
                 *((f"encoder, {n} lanes", Encoder(lanes=n, largest_bin=options.largest_bin), n)
-                  for n in options.lanes)):
+                  for n in options.lanes),
+                *((f"engine, {n} lanes, {size} bytes", CompressionEngine(
+                    lanes=n, largest_bin=options.largest_bin, bus_bytes=size), 0)
+                  for n, size in _ENGINES if n in options.lanes)):
             figures[name] = measure_apart(component, name, options.seeds, _TARGET, status.update)
             if lanes:
                 figures[name]["comb_a_lane"] = round(figures[name]["area"]["comb"] / lanes)

@@ -26,6 +26,8 @@ class Bursts(wiring.Component):
         Most bursts under way.
     beat_bytes
         Width of the bus, a power of two.
+    row_bits
+        Bits of `row_beats`.
 
     Members
     -------
@@ -62,7 +64,8 @@ class Bursts(wiring.Component):
     idle: Signal
     quiet: Signal
 
-    def __init__(self, *, burst_beats: int, outstanding: int, beat_bytes: int = 4) -> None:
+    def __init__(self, *, burst_beats: int, outstanding: int, beat_bytes: int = 4,
+                 row_bits: int = 19) -> None:
         if burst_beats not in [1 << i for i in range(9)]:
             raise ValueError(f"burst_beats must be a power of two up to 256, not {burst_beats!r}")
         if not isinstance(outstanding, int) or outstanding < 1:
@@ -70,9 +73,10 @@ class Bursts(wiring.Component):
         self.burst_beats = burst_beats
         self.outstanding = outstanding
         self.beat_bytes = beat_bytes
+        self.row_bits = row_bits
         super().__init__({
-            "begin": In(1), "first": In(32), "rows": In(16), "row_beats": In(19), "pitch": In(32),
-            "stop": In(1),
+            "begin": In(1), "first": In(32), "rows": In(16), "row_beats": In(row_bits),
+            "pitch": In(32), "stop": In(1),
             "address": Out(32), "length": Out(8), "valid": Out(1), "ready": In(1),
             "issue": Out(1), "beats": Out(range(burst_beats + 1)), "done": In(1),
             "idle": Out(1), "quiet": Out(1)})
@@ -84,8 +88,8 @@ class Bursts(wiring.Component):
         sized = Signal()
         row = Signal(32, reset_less=True)
         next_address = Signal(32, reset_less=True)
-        left = Signal(19, reset_less=True)
-        row_beats = Signal(19, reset_less=True)
+        left = Signal(self.row_bits, reset_less=True)
+        row_beats = Signal(self.row_bits, reset_less=True)
         rows_left = Signal(16, reset_less=True)
         address = Signal(32, reset_less=True)
         length = Signal(8, reset_less=True)

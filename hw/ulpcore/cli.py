@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     command("registers", _registers, "Print the register map as Markdown.", config=False)
     sub = command("lint", _lint, "Check the generated Verilog with Verilator's lint.")
     sub.add_argument("--compression", action="store_true",
-                     help="of the gradient encoders, the decoder and the scale, not of a core")
+                     help="of gradient compression (encoders, decoder, scale, engines), not a core")
     sub = command("report", _report, "Synthesise for the ECP5: area by block.")
     sub.add_argument("--route", action="store_true",
                      help="also place and route for the clock frequency (tens of minutes)")

@@ -5,7 +5,7 @@ stream goes on when both of its sides are ready, and each side can be made to st
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +61,7 @@ static void save(const std::string& name, const void* data, size_t bytes) {{
 }}
 int main(int argc, char** argv) {{
     const uint64_t quiet = atol(argv[1]), limit = atol(argv[2]);
+    Verilated::commandArgs(argc, argv);
     Vtop top;
     Side sides[{sides}];
     for (int i = 0; i < {sides}; i++) {{
@@ -80,6 +81,7 @@ int main(int argc, char** argv) {{
         top.clk = 1;
         top.eval();
     }}
+{finish}
     top.clk = 0;
     top.eval();
 {save}
@@ -101,11 +103,14 @@ class StreamRun:
         For each stream, input or output, the cycle of every transfer, from 0 after the reset.
     status
         The other outputs, at the end.
+    files
+        What the model has written to the files that were asked for.
     """
 
     outputs: dict[str, NDArray[np.uint32]]
     times: dict[str, NDArray[np.uint64]]
     status: dict[str, int]
+    files: dict[str, bytes]
 
 
 class StreamModel:
@@ -114,26 +119,32 @@ class StreamModel:
     Parameters
     ----------
     component
-        In the `sync` domain; its members are streams, or outputs that are no streams.
+        In the `sync` domain; its members are streams, or outputs that are no streams. An input
+        `finish` is raised in one cycle at the end.
+    sources
+        Verilog of modules that it instantiates.
 
     Raises ValueError for a component with other members, SimulationError when the model cannot be
     built.
     """
 
-    def __init__(self, component: wiring.Component) -> None:
+    def __init__(self, component: wiring.Component, *, sources: str = "") -> None:
         #: Of each stream whether it is an input, and the bits and 32-bit words of its payload.
         self.streams: dict[str, tuple[bool, int, int]] = {}
         self.status: list[str] = []
+        self._finishes = False
         for name, member in component.signature.members.items():
             if member.is_signature and isinstance(member.signature, stream.Signature):
                 width = len(Value.cast(getattr(component, name).payload))
                 self.streams[name] = (member.flow == wiring.In, width, -(-width // 32))
             elif member.flow == wiring.Out and member.is_port:
                 self.status.append(name)
+            elif name == "finish":
+                self._finishes = True
             else:
                 raise ValueError(f"members must be streams and outputs, not {name!r}")
         text, elements = generate(component, name="top")
-        self._binary = _build_driver(text, self._driver(), elements)
+        self._binary = _build_driver(text + sources, self._driver(), elements)
 
     def _driver(self) -> str:
         load, drive, sample, save = [], [], [], []
@@ -165,13 +176,16 @@ class StreamModel:
             save.append(f'    save("{name}.times", {side}.times.data(), {side}.times.size() * 8);')
         for name in self.status:
             save += [f'    {{ uint64_t value = top.{name}; save("{name}.status", &value, 8); }}']
-        return _DRIVER.format(sides=len(self.streams), load="\n".join(load),
+        finish = ["    for (int i = 0; i < 2; i++) { top.finish = 1; top.clk = i; top.eval(); }"]
+        return _DRIVER.format(finish="\n".join(finish if self._finishes else []),
+                              sides=len(self.streams), load="\n".join(load),
                               drive="\n".join(drive), sample="\n".join(sample),
                               save="\n".join(save))
 
     def run(self, inputs: Mapping[str, NDArray[np.uint32]], *,
             stalls: Mapping[str, float] | None = None, seed: int = 1, quiet: int = QUIET,
-            limit: int = 100_000_000) -> StreamRun:
+            limit: int = 100_000_000, plusargs: Sequence[str] = (),
+            files: Mapping[str, bytes] | None = None, keep: Sequence[str] = ()) -> StreamRun:
         """Feed streams until nothing has moved for `quiet` cycles.
 
         Parameters
@@ -183,6 +197,10 @@ class StreamModel:
             to go on; an input that has been offered stays.
         seed
             Of the stalls.
+        plusargs
+            Arguments such as `+words=4` for the Verilog.
+        files, keep
+            Files that it finds where it runs, and the names of those that it leaves there.
 
         Raises ValueError for an unknown stream or a payload of another size, SimulationError when
         the model does not come to rest within `limit` cycles.
@@ -192,6 +210,8 @@ class StreamModel:
                 raise ValueError(f"stream must be one of {', '.join(self.streams)}, not {name!r}")
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
+            for name, content in (files or {}).items():
+                (folder / name).write_bytes(content)
             arguments = []
             for i, (name, (is_input, _, words)) in enumerate(self.streams.items()):
                 share = (stalls or {}).get(name, 0.0)
@@ -205,7 +225,8 @@ class StreamModel:
                                          f"{words}), not {rows.shape}")
                     np.ascontiguousarray(rows, np.uint32).tofile(folder / f"{name}.in")
             try:
-                _run([str(self._binary), str(quiet), str(limit), *arguments], cwd=folder)
+                _run([str(self._binary), str(quiet), str(limit), *arguments, *plusargs],
+                     cwd=folder)
             except SimulationError as error:
                 if (folder / "cycle").exists():
                     raise SimulationError(f"the simulation has not come to rest in {limit} cycles"
@@ -217,4 +238,5 @@ class StreamModel:
                      for name in self.streams}
             ends = {name: int(np.fromfile(folder / f"{name}.status", np.uint64)[0])
                     for name in self.status}
-        return StreamRun(outputs, times, ends)
+            kept = {name: (folder / name).read_bytes() for name in keep}
+        return StreamRun(outputs, times, ends, kept)

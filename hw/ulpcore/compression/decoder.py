@@ -96,8 +96,13 @@ class Decoder(wiring.Component):
     gathered : Out(stream(element))
         Of rounds that gather, in the order of the packets.
     reads : Out(stream(address)), values : In(stream(FP32))
-        Reads of the gradient, answered in order; one taken after a write sees what was written.
+        Reads of the gradient, answered in order; one taken after `written` sees what was written.
     writes : Out(stream(GradientWrite))
+    written : In(1)
+        Of the writes that were taken the next one has reached memory, at the earliest in the cycle
+        in which it was taken.
+    quiet : Out(1)
+        Of every packet whose report has been taken all elements are written.
     """
 
     rounds: Any
@@ -108,6 +113,8 @@ class Decoder(wiring.Component):
     reads: Any
     values: Any
     writes: Any
+    written: Signal
+    quiet: Signal
 
     def __init__(self, *, outstanding: int = 32) -> None:
         if not isinstance(outstanding, int) or not 4 <= outstanding <= 256 \
@@ -121,7 +128,7 @@ class Decoder(wiring.Component):
             "reports": Out(stream.Signature(PacketReport)),
             "finished": Out(stream.Signature(12)), "gathered": Out(stream.Signature(32)),
             "reads": Out(stream.Signature(32)), "values": In(stream.Signature(32)),
-            "writes": Out(stream.Signature(GradientWrite))})
+            "writes": Out(stream.Signature(GradientWrite)), "written": In(1), "quiet": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -131,13 +138,14 @@ class Decoder(wiring.Component):
             "final": 1, "layer": 12, "gather": 1})
         m.submodules.checked = fifo = SyncFIFO(width=checked.size, depth=2)
         released = Signal(name="released")
-        self._receive(m, buffer, fifo, checked, released)
-        self._add(m, buffer, fifo, checked, released)
+        halves = self._receive(m, buffer, fifo, checked, released)
+        idle = self._add(m, buffer, fifo, checked, released)
+        m.d.comb += self.quiet.eq(idle & ~halves.any())
         return m
 
     def _receive(self, m: Module, buffer: Memory, fifo: SyncFIFO, checked: data.StructLayout,
-                 released: Signal) -> None:
-        """Take a packet in, check it, report it, hand it on."""
+                 released: Signal) -> Value:
+        """Take a packet in, check it, report it, hand it on; how many have not been read again."""
         m.submodules.crc = crc = Crc32(numbers=1)
         write = buffer.write_port()
         half, halves = Signal(name="half"), Signal(range(3), name="halves")
@@ -299,6 +307,7 @@ class Decoder(wiring.Component):
                             m.d.sync += [learner.eq(learner + 1), part.eq(0), started.eq(0)]
                             with m.If(learner == round_.last_learner):
                                 m.d.sync += active.eq(0)
+        return halves
 
     def _cause(self, m: Module, header: Any, round_: Any, learner: Value, part: Value,
                started: Value, bad_length: Value, bad_crc: Value, reserved: Value, beyond: Value
@@ -375,8 +384,9 @@ class Decoder(wiring.Component):
         return reserved, beyond, bins, tail & ~tail_skip.replicate(INDEX_BITS), some
 
     def _add(self, m: Module, buffer: Memory, fifo: SyncFIFO, checked: data.StructLayout,
-             released: Signal) -> None:
-        """Read a checked packet's words, and let each element go to memory and back."""
+             released: Signal) -> Value:
+        """Read a checked packet's words, and let each element go to memory and back; whether none
+        is on its way."""
         packet = data.View(checked, fifo.r_data)
         read = buffer.read_port()
         half, word = Signal(name="add_half"), Signal(13, name="word")
@@ -474,7 +484,8 @@ class Decoder(wiring.Component):
                                          & ~under_way[-1]),
                      self.reads.payload.eq(address)]
         request = self.reads.valid & self.reads.ready
-        retired = self.writes.valid & self.writes.ready
+        retired = self.written
+        sent = self.writes.valid & self.writes.ready
         with m.If(request):
             m.d.sync += into.eq(into + 1)
         with m.If(retired):
@@ -499,7 +510,7 @@ class Decoder(wiring.Component):
         m.submodules.order = order = SyncFIFO(width=32, depth=count)
         m.d.comb += [
             addends.w_en.eq(request), addends.w_data.eq(Cat(value, gather)),
-            order.w_en.eq(request), order.w_data.eq(address), order.r_en.eq(retired),
+            order.w_en.eq(request), order.w_data.eq(address), order.r_en.eq(sent),
             self.gathered.payload.eq(self.values.payload),
             self.gathered.valid.eq(self.values.valid & addends.r_rdy & gathers),
             self.values.ready.eq(addends.r_rdy & (self.gathered.ready | ~gathers)),
@@ -513,3 +524,4 @@ class Decoder(wiring.Component):
         # Of what is gathered zero stays: the sum of two zeros.
         m.d.sync += [add.a.eq(Mux(gathers, 0, self.values.payload)),
                      add.b.eq(Mux(gathers, 0, addends.r_data[:32]))]
+        return idle & ~busy

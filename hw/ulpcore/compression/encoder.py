@@ -3,10 +3,10 @@
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
-from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
-from ulpsim.compression.adacomp import LARGEST_BIN, POINTS
+from ulpsim.compression.adacomp import LARGEST_BIN, POINTS, EncoderCause
 
 from ..float32 import delay, from_dlfloat
 from ..verilog import once
@@ -20,17 +20,6 @@ from .words import Words
 __all__ = ["Encoder", "EncoderCause"]
 
 _RESIDUES, _MEASURED, _PREPARED = 16, 16, 16
-
-
-class EncoderCause(enum.Enum, shape=3):
-    """Why a command was refused."""
-
-    NONE = 0
-    BIN_SIZE = 1        #: 0, or more than the encoder's largest bin
-    FACTOR = 2          #: 0
-    POINT = 3           #: not from -96 to 126
-    #: Negative, NaN-Inf, beyond 2^31 units, no multiple of the unit; not 0 in a pass that chooses.
-    SCALE = 4
 
 
 class Encoder(wiring.Component):

@@ -63,9 +63,11 @@ class SentLayer(data.Struct):
 
 
 def sent_layer(layer: Any) -> Value:
-    """A PreparedLayer as a SentLayer."""
+    """A PreparedLayer as a SentLayer. -0 and scales below the normal numbers of FP32 are sent as 0.
+    """
     command = layer.command
-    return Cat(command.learner, command.layer, command.step, command.bin_size, command.scale,
+    return Cat(command.learner, command.layer, command.step, command.bin_size,
+               command.scale & layer.units.any().replicate(32),
                command.last_element, layer.units, command.choose)
 
 

@@ -25,6 +25,7 @@ from ..simulation import SimulationError
 from ..streams import StreamModel
 from .decoder import Decoder, GradientWrite, RoundCommand
 from .encoder import Encoder, EncoderCause
+from .engine import CompressionEngine
 from .framing import beat_numbers
 from .layer import LayerCommand, Measured
 from .positions import LANES
@@ -73,6 +74,8 @@ def blocks() -> Iterator[tuple[str, wiring.Component]]:
         yield f"encoder_{lanes}", Encoder(lanes=lanes)
     yield "decoder", Decoder()
     yield "scale", Scale()
+    for lanes, bus_bytes in ((1, 4), (8, 64)):
+        yield f"engine_{lanes}", CompressionEngine(lanes=lanes, bus_bytes=bus_bytes)
 
 
 def command_row(job: LayerJob, scale: int, *, measure: bool) -> NDArray[np.uint32]:
@@ -208,7 +211,8 @@ class DecoderBench(wiring.Component):
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(decoder, name))
         m.d.comb += [
             self.load.ready.eq(~loaded), self.wrote.payload.eq(decoder.writes.payload),
-            self.wrote.valid.eq(decoder.writes.valid), decoder.writes.ready.eq(self.wrote.ready)]
+            self.wrote.valid.eq(decoder.writes.valid), decoder.writes.ready.eq(self.wrote.ready),
+            decoder.written.eq(decoder.writes.valid & self.wrote.ready)]
         source = Signal(GradientWrite)
         m.d.comb += [source.eq(Mux(loaded, decoder.writes.payload, self.load.payload)),
                      write.addr.eq(source.address), write.data.eq(source.value)]

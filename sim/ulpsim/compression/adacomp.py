@@ -22,6 +22,7 @@ the packets as a flag.
 """
 
 import dataclasses
+import enum
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,7 @@ __all__ = [
     "LARGEST_BIN",
     "POINTS",
     "Compressed",
+    "EncoderCause",
     "Gradient",
     "Settings",
     "compress",
@@ -106,6 +108,17 @@ class Settings:
     def bins(self, elements: int) -> int:
         """Bins of a layer of so many elements."""
         return -(-elements // self.bin_size)
+
+
+class EncoderCause(enum.IntEnum):
+    """Why the hardware's encoder refuses a layer; of several causes the first one counts."""
+
+    NONE = 0
+    BIN_SIZE = 1        #: 0, or more than the encoder's largest bin
+    FACTOR = 2          #: 0
+    POINT = 3           #: not from -96 to 126
+    #: Negative, NaN-Inf, beyond 2^31 units, no multiple of the unit; not 0 in a pass that chooses.
+    SCALE = 4
 
 
 @dataclasses.dataclass(frozen=True)
