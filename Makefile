@@ -7,10 +7,14 @@ BIN := $(VENV)/bin
 DATA ?= /usr/share/datasets/fashion-mnist
 
 .PHONY: run test test-torch nightly verilog lint types bench synth train train-kjv study-adacomp \
-	clean
+	cluster clean
 
 run: $(VENV)/test
 	$(BIN)/ulpcore run --config $(CONFIG)
+
+# Learners that exchange compressed gradients through RTL; CLUSTER has options of the command.
+cluster: $(VENV)/test
+	$(BIN)/ulpcore cluster $(CLUSTER)
 
 test: $(VENV)/test
 	$(BIN)/pytest -n auto --dist loadfile -m "not nightly"

@@ -38,6 +38,9 @@ class AXI4Read(wiring.Signature):
             "rvalid": In(1), "rready": Out(1),
         })
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AXI4Read) and self.members == other.members
+
 
 class AXI4Write(wiring.Signature):
     """The write channels of an AXI4 master with 32-bit addresses and a 1-bit ID.
@@ -57,6 +60,9 @@ class AXI4Write(wiring.Signature):
             "wvalid": Out(1), "wready": In(1),
             "bid": In(1), "bresp": In(2), "bvalid": In(1), "bready": Out(1),
         })
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AXI4Write) and self.members == other.members
 
 
 class AXI4Lite(wiring.Signature):

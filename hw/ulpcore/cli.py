@@ -12,6 +12,7 @@ from ulpsim import isa, registers
 from ulpsim.config import NAMED, CoreConfig, load_config
 
 from .compression.command import add_arguments as add_compression_arguments
+from .interconnect.command import add_arguments as add_cluster_arguments
 from .simulation import LINT_WAIVERS, SimulationError, verilator_command
 
 __all__ = ["main"]
@@ -75,6 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("compress", _compress, "Compress gradients in files with AdaComp: packets, rate "
                   "and error; with --rtl also through the RTL, every bit compared.", config=False)
     add_compression_arguments(sub)
+
+    sub = command("cluster", _cluster, "Let learners train on real images and exchange compressed "
+                  "gradients through a cluster in RTL, every bit compared.", config=False)
+    add_cluster_arguments(sub)
 
     command("instructions", _instructions, "Print the instruction set as Markdown.", config=False)
     command("registers", _registers, "Print the register map as Markdown.", config=False)
@@ -172,6 +177,12 @@ def _run(options: argparse.Namespace) -> int:
     return run_networks(load_config(options.config), options.network, options.images,
                         options.data, options.latency, as_json=options.json,
                         sequences=options.sequences, text=options.text)
+
+
+def _cluster(options: argparse.Namespace) -> int:
+    from .interconnect.command import run_learners
+
+    return run_learners(options)
 
 
 def _compress(options: argparse.Namespace) -> int:
