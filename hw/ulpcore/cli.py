@@ -12,6 +12,8 @@ from ulpsim import isa, registers
 from ulpsim.config import NAMED, CoreConfig, load_config
 
 from .compression.command import add_arguments as add_compression_arguments
+from .explore import add_arguments as add_explore_arguments
+from .explore import explore
 from .simulation import LINT_WAIVERS, SimulationError, verilator_command
 
 __all__ = ["main"]
@@ -75,6 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("compress", _compress, "Compress gradients in files with AdaComp: packets, rate "
                   "and error; with --rtl also through the RTL, every bit compared.", config=False)
     add_compression_arguments(sub)
+
+    sub = command("explore", explore, "Training steps on many accelerators: which interconnect, "
+                  "with and without gradient compression.", config=False)
+    add_explore_arguments(sub)
 
     command("instructions", _instructions, "Print the instruction set as Markdown.", config=False)
     command("registers", _registers, "Print the register map as Markdown.", config=False)

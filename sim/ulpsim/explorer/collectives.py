@@ -13,7 +13,7 @@ sparse reductions are all-reduces whose messages grow with the accelerators that
 | double-tree | two trees for a half each, the leaves of one within the other | | |
 | direct | from each to each, size / n, twice | from each to each | |
 
-Rings and trees follow the graph's `order`, grids its `grid`. References: Thakur, Rabenseifner and
+Rings and trees follow the graph's `order`, grids its `grid`, halving the numbers in a grid. References: Thakur, Rabenseifner and
 Gropp, IJHPCA 2005 (ring, halving); Sanders, Speck and Traeff, Parallel Computing 2009 (double tree).
 """
 
@@ -49,7 +49,7 @@ def all_gather(name: str, graph: Graph, sizes: Sequence[float] | Reals) -> Sched
 
 
 def broadcast(name: str, graph: Graph, size: float) -> Schedule:
-    """The schedule of a broadcast from the first of the order; ValueError for a name that is none
+    """The schedule of a broadcast from an accelerator that the algorithm chooses; ValueError for a name that is none
     of `BROADCASTS`."""
     return _named(BROADCASTS, "broadcast", name)(graph, float(size))
 
@@ -202,6 +202,12 @@ def _grid_gather(graph: Graph, sizes: Reals) -> Schedule:
 
 # --- halving and doubling
 
+def _numbers(graph: Graph) -> Integers:
+    """Accelerators so that those apart by a power of two are near each other: in a grid as they are
+    numbered, which is along its dimensions."""
+    return np.arange(graph.accelerators) if len(graph.grid) > 1 else graph.order
+
+
 def _folded(n: int) -> tuple[int, int]:
     """The largest power of two that is not above n, and how many are beyond it."""
     core = 1 << (n.bit_length() - 1)
@@ -212,7 +218,7 @@ def _halving_reduce(graph: Graph, size: float) -> Schedule:
     """Accelerators beyond a power of two hand theirs to another first and get the sum from it."""
     n = graph.accelerators
     core, beyond = _folded(n)
-    order = graph.order
+    order = _numbers(graph)
 
     def phases() -> Iterator[Phase]:
         extra, host = order[core:], order[:beyond]
@@ -231,7 +237,7 @@ def _halving_reduce(graph: Graph, size: float) -> Schedule:
 def _doubling_gather(graph: Graph, sizes: Reals) -> Schedule:
     n = graph.accelerators
     core, beyond = _folded(n)
-    order = graph.order
+    order = _numbers(graph)
 
     def phases() -> Iterator[Phase]:
         extra, host = order[core:], order[:beyond]
@@ -267,7 +273,7 @@ def _sparse_ring(graph: Graph, sizes: Reals) -> Schedule:
 def _sparse_doubling(graph: Graph, sizes: Reals) -> Schedule:
     n = graph.accelerators
     core, beyond = _folded(n)
-    order = graph.order
+    order = _numbers(graph)
 
     def phases() -> Iterator[Phase]:
         extra, host = order[core:], order[:beyond]
@@ -364,7 +370,7 @@ def _tree_broadcast(graph: Graph, size: float) -> Schedule:
 def _doubling_broadcast(graph: Graph, size: float) -> Schedule:
     """Whole, from those who have it to as many again, the farthest first."""
     n = graph.accelerators
-    order = graph.order
+    order = _numbers(graph)
 
     def phases() -> Iterator[Phase]:
         distance = 1 << max(n - 1, 0).bit_length() >> 1

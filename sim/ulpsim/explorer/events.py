@@ -87,17 +87,19 @@ def simulate(graph: Graph, schedule: Schedule, start: Reals | float = 0.0,
     n = graph.accelerators
     begin = np.broadcast_to(np.asarray(start, float), (n,))
     spelt = messages(schedule)
-    routes = [graph.route(np.array([m.source]), np.array([m.target]))[0] for m in spelt]
-    paths = [route[route >= 0].tolist() for route in routes]
+    routes = graph.route(np.array([message.source for message in spelt], np.int64),
+                         np.array([message.target for message in spelt], np.int64))
+    paths = [[link for link in route if link >= 0] for route in routes.tolist()]
     followers: list[list[int]] = [[] for _ in spelt]
     waits = [len(message.after) for message in spelt]
     leave = [float(begin[message.source]) for message in spelt]
     for number, message in enumerate(spelt):
         for earlier in message.after:
             followers[earlier].append(number)
-    link_free = np.zeros(graph.links) if free is None else free.copy()
-    link_bytes, ready = np.zeros(graph.links), begin.copy()
-    sent, received, tails = np.zeros(n), np.zeros(n), [0.0] * len(spelt)
+    latencies, bandwidths = graph.latency.tolist(), graph.bandwidth.tolist()
+    link_free = [0.0] * graph.links if free is None else free.tolist()
+    link_bytes, ready = [0.0] * graph.links, begin.tolist()
+    sent, received, tails = [0.0] * n, [0.0] * n, [0.0] * len(spelt)
     arrived = [False] * len(spelt)
     # Time; -1 for arrivals at a target, which come first; round; links behind; number.
     queue: list[tuple[float, int, int, int, int]] = []
@@ -125,9 +127,9 @@ def simulate(graph: Graph, schedule: Schedule, start: Reals | float = 0.0,
                     release(after)
             continue
         link = path[hop]
-        latency = float(graph.latency[link])
-        taken = max(time, float(link_free[link]))
-        tail = max(taken + message.size / float(graph.bandwidth[link]), tails[number])
+        latency = latencies[link]
+        taken = max(time, link_free[link])
+        tail = max(taken + message.size / bandwidths[link], tails[number])
         link_free[link] = tail
         link_bytes[link] += message.size
         tails[number] = tail + latency
@@ -137,7 +139,7 @@ def simulate(graph: Graph, schedule: Schedule, start: Reals | float = 0.0,
             heapq.heappush(queue, (tail + latency, -1, message.round, hop, number))
     if not all(arrived):
         raise AssertionError(f"message {arrived.index(False)} never arrived")
-    result = Result(ready, sent, received, link_bytes, link_free, len(spelt),
-                    sum(len(path) for path in paths))
+    result = Result(*(np.array(values) for values in (ready, sent, received, link_bytes, link_free)),
+                    len(spelt), sum(len(path) for path in paths))
     result.check()
     return result

@@ -38,8 +38,8 @@ _TOLERANCE = 1e-13
 class _Hop:
     """What messages of a phase do at their k-th link.
 
-    `messages` are ordered so that those of a link stand together. `groups` are which of them are
-    the first, second ... of their links; there is one where all links differ.
+    `groups` are which of them are the first, second ... of their links: messages then stand
+    together by their links. There is one group where all links differ.
     """
 
     messages: Integers
@@ -149,16 +149,14 @@ class _Run:
         hops = []
         for links in paths.T:
             messages = np.flatnonzero(links >= 0)
-            order = np.argsort(links[messages], kind="stable")
-            messages = messages[order]
             found = links[messages]
-            first = np.flatnonzero(np.diff(found, prepend=-1))
-            lengths = np.diff(np.append(first, len(found)))
-            rank = np.arange(len(found)) - np.repeat(first, lengths)
-            most = int(lengths.max(initial=1))
-            groups = [np.arange(len(found))] if most == 1 else \
-                np.split(np.argsort(rank, kind="stable"),
-                         np.cumsum(np.bincount(rank, minlength=most))[:-1])
+            groups = [np.arange(len(found))]
+            if len(np.unique(found)) < len(found):
+                order = np.argsort(found, kind="stable")
+                messages, found = messages[order], found[order]
+                first = np.flatnonzero(np.diff(found, prepend=-1))
+                rank = np.arange(len(found)) - np.repeat(first, np.diff(first, append=len(found)))
+                groups = np.split(np.argsort(rank, kind="stable"), np.cumsum(np.bincount(rank))[:-1])
             hops.append(_Hop(messages, found, self.graph.latency[found],
                              self.graph.bandwidth[found], groups, len(found) == len(links)))
         end = np.where(paths >= 0, self.graph.target[paths], -1)
@@ -173,22 +171,25 @@ class _Run:
         head, tail = leave.copy(), np.zeros(len(leave))
         waited = np.zeros(len(leave), bool)
         for number, hop in enumerate(hops):
-            order, alone = hop.messages, len(hop.groups) == 1
-            if not alone:
-                # Those of a link in the order in which they come.
-                order = order[np.lexsort((order, head[order], hop.links))]
+            alone = len(hop.groups) == 1
+            # Those of a link in the order in which they come.
+            order = hop.messages if alone else \
+                hop.messages[np.lexsort((hop.messages, head[hop.messages], hop.links))]
             for group in hop.groups:
-                here, links = (order, hop.links) if alone else (order[group], hop.links[group])
-                come, open_ = head[here], self.free[links]
+                everyone = alone and hop.everyone
+                here = slice(None) if everyone else order if alone else order[group]
+                part = slice(None) if alone else group
+                links, latency = hop.links[part], hop.latency[part]
+                come, open_, last = head[here], self.free[links], self.last[links]
                 taken = np.maximum(come, open_)
-                gone = np.maximum(taken + size[here] / hop.bandwidth[group], tail[here])
-                self.overtaken += int(np.count_nonzero(come < self.last[links]))
-                self.last[links] = np.maximum(come, self.last[links])
+                gone = np.maximum(taken + size[here] / hop.bandwidth[part], tail[here])
+                self.overtaken += int(np.count_nonzero(come < last))
+                self.last[links] = np.maximum(come, last)
                 self.free[links] = gone
-                head[here] = taken + hop.latency[group]
-                tail[here] = gone + hop.latency[group]
                 if number == 0:
                     waited[here] = open_ >= come
+                head[here] = taken + latency
+                tail[here] = gone + latency
         np.maximum.at(self.slots, phase.writes, tail)
         np.maximum.at(self.ready, phase.target, tail)
         return waited

@@ -70,7 +70,7 @@ class Settings:
         return self.tflops / core_tflops() * CLOCK_HZ
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Step:
     """What came of it; times in seconds.
 
@@ -90,8 +90,8 @@ class Step:
         By which collectives went.
     sent
         Bytes a chip sends, the mean.
-    link_bytes
-        That passed all links.
+    link_bytes_each
+        That passed each link.
     busiest
         The part of the exchange for which the busiest link carried something.
     messages, passes, overtaken
@@ -106,7 +106,7 @@ class Step:
     decode: float
     algorithm: str
     sent: float
-    link_bytes: float
+    link_bytes_each: Reals
     busiest: float
     messages: int
     passes: int
@@ -202,7 +202,8 @@ def simulate_step(graph: Graph, network: Network, batch: float, scheme: Scheme,
     groups = buckets(network, settings.bucket_bytes)
     if graph.accelerators == 1:
         compute = times.forward + times.backward
-        return Step(compute, compute, 0.0, 0.0, 0.0, 0.0, "none", 0.0, 0.0, 0.0, 0, 0, 0)
+        return Step(compute, compute, 0.0, 0.0, 0.0, 0.0, "none", 0.0,
+                    np.zeros(graph.links), 0.0, 0, 0, 0)
     if algorithm == "best":
         algorithm = _best(graph, network, scheme, settings, groups)
     return _Exchange(graph, scheme, settings, algorithm).run(network, times, groups)
@@ -256,7 +257,7 @@ class _Exchange:
         return Step(
             seconds, compute, seconds - compute, self.busy, encode, self.decode, self.algorithm,
             float(sum(one.sent.sum() for one in self.results)) / self.graph.accelerators,
-            float(self.link_bytes.sum()), busiest / self.busy if self.busy else 0.0,
+            self.link_bytes, busiest / self.busy if self.busy else 0.0,
             sum(one.messages for one in self.results), sum(one.passes for one in self.results),
             sum(one.overtaken for one in self.results))
 
