@@ -215,7 +215,7 @@ def test_every_collective_ends_on_any_connected_graph(graph, number):
 
 def test_mistakes_are_named():
     graph = build("ring", 4, 1e9, 1e-6)
-    with pytest.raises(ValueError, match="all-reduce must be one of ring, .*not 'fast'"):
+    with pytest.raises(ValueError, match=r"all-reduce must be one of ring, .*not 'fast'"):
         all_reduce("fast", graph, 1)
     with pytest.raises(ValueError, match="sizes must be 4 numbers"):
         all_gather("ring", graph, [1, 2])

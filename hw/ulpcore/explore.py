@@ -121,7 +121,7 @@ def _print(good: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
     shown = Table()
     columns = {name: heading for name, heading in COLUMNS.items()
                if name in ("topology", "n", "compression", "efficiency", "cause")
-               or len({str(row.get(name)) for row in good}) > 1 and name != "chip_gbs"}
+               or (len({str(row.get(name)) for row in good}) > 1 and name != "chip_gbs")}
     for name, heading in columns.items():
         text = name in ("network", "compression", "topology", "cause", "by")
         shown.add_column(heading, justify="left" if text else "right")

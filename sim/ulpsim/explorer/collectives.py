@@ -4,17 +4,19 @@ All-reduces add `size` bytes of every accelerator and leave the sum with all; al
 each has (`sizes`, bytes, which may differ) to all; broadcasts bring `size` bytes of one to all;
 sparse reductions are all-reduces whose messages grow with the accelerators that are in the sum.
 
-| name | all-reduce | all-gather | broadcast |
-|---|---|---|---|
-| ring | 2 (n - 1) rounds of size / n, both ways round where links go both ways | n - 1 rounds of what came last | in pieces |
-| grid | rings along one dimension after the other, a stream for each way and order of dimensions | the same | |
-| halving | distances 1, 2, 4 ..., half as much each time, and back | distances 1, 2, 4 ... of all there is | distances ... 4, 2, 1 |
-| tree | up and down a binary tree, in pieces | | down it, in pieces |
-| double-tree | two trees for a half each, the leaves of one within the other | | |
-| direct | from each to each, size / n, twice | from each to each | |
+| name | all-reduce | all-gather |
+|---|---|---|
+| ring | 2 (n - 1) rounds of size / n, both ways round if links go both ways | n - 1 rounds |
+| grid | rings along dimension after dimension, a stream for each way and order of them | the same |
+| halving | distances 1, 2, 4 ..., half as much each time, and back | distances 1, 2, 4 ... |
+| tree | up and down a binary tree, in pieces | |
+| double-tree | two trees for a half each, the leaves of one within the other | |
+| direct | from each to each, size / n, twice | from each to each |
 
-Rings and trees follow the graph's `order`, grids its `grid`, halving the numbers in a grid. References: Thakur, Rabenseifner and
-Gropp, IJHPCA 2005 (ring, halving); Sanders, Speck and Traeff, Parallel Computing 2009 (double tree).
+Broadcasts go around a ring or down a tree, in pieces, or by halving over distances ..., 4, 2, 1.
+Rings and trees follow the graph's `order`, grids its `grid`, halving the numbers in a grid.
+References: Thakur, Rabenseifner and Gropp, IJHPCA 2005 (ring, halving); Sanders, Speck and Traeff,
+Parallel Computing 2009 (double tree).
 """
 
 import math
@@ -49,8 +51,8 @@ def all_gather(name: str, graph: Graph, sizes: Sequence[float] | Reals) -> Sched
 
 
 def broadcast(name: str, graph: Graph, size: float) -> Schedule:
-    """The schedule of a broadcast from an accelerator that the algorithm chooses; ValueError for a name that is none
-    of `BROADCASTS`."""
+    """The schedule of a broadcast from an accelerator that the algorithm chooses; ValueError for a
+    name that is none of `BROADCASTS`."""
     return _named(BROADCASTS, "broadcast", name)(graph, float(size))
 
 
@@ -185,11 +187,9 @@ def _grid_gather(graph: Graph, sizes: Reals) -> Schedule:
             length = graph.grid[dimension]
             if length == 1:
                 continue
-            if np.all(held == held.flat[0]):
-                size = held.ravel()
-            else:
-                def size(number: int, held=held, dimension=dimension) -> Reals:
-                    return np.roll(held, step * number, dimension).ravel()
+            def rolled(number: int, held=held, dimension=dimension) -> Reals:
+                return np.roll(held, step * number, dimension).ravel()
+            size = held.ravel() if np.all(held == held.flat[0]) else rolled
             found.append(_along(graph, dimension, step, stream, size, length - 1))
             held = np.broadcast_to(held.sum(dimension, keepdims=True), held.shape).copy()
         return found
@@ -231,7 +231,8 @@ def _halving_reduce(graph: Graph, size: float) -> Schedule:
                         np.full(core, size / (2 * distance)))
         if beyond:
             yield Phase(host, extra, host, extra, np.full(beyond, size))
-    return Schedule("halving", n, 1, lambda: [phases()], 2 * core * (core.bit_length() - 1) + 2 * beyond)
+    return Schedule("halving", n, 1, lambda: [phases()],
+                    2 * core * (core.bit_length() - 1) + 2 * beyond)
 
 
 def _doubling_gather(graph: Graph, sizes: Reals) -> Schedule:
@@ -251,7 +252,8 @@ def _doubling_gather(graph: Graph, sizes: Reals) -> Schedule:
             held = held + held[index]
         if beyond:
             yield Phase(host, extra, host, extra, sizes.sum() - sizes[extra])
-    return Schedule("halving", n, 1, lambda: [phases()], core * (core.bit_length() - 1) + 2 * beyond)
+    return Schedule("halving", n, 1, lambda: [phases()],
+                    core * (core.bit_length() - 1) + 2 * beyond)
 
 
 # --- sparse sums
@@ -280,8 +282,9 @@ def _sparse_doubling(graph: Graph, sizes: Reals) -> Schedule:
         if beyond:
             yield Phase(extra, host, extra, host, np.full(beyond, sizes[0]))
         for level in range(core.bit_length() - 1):
-            mate = order[np.arange(core) ^ (1 << level)]
-            yield Phase(order[:core], mate, order[:core], mate, np.full(core, sizes[(1 << level) - 1]))
+            distance = 1 << level
+            mate = order[np.arange(core) ^ distance]
+            yield Phase(order[:core], mate, order[:core], mate, np.full(core, sizes[distance - 1]))
         if beyond:
             yield Phase(host, extra, host, extra, np.full(beyond, sizes[-1]))
     return Schedule("halving", n, 1, lambda: [phases()],
@@ -340,8 +343,9 @@ def _flow(order: Integers, parent: Integers, size: float, pieces: int, stream: i
         target.append(order[gets])
         reads.append(np.where(parent[parent[gets]] < 0, rising, falling) + source[-1])
         writes.append(falling + target[-1])
-        arrays = [np.concatenate(found) for found in (source, target, reads, writes)]
-        yield Phase(*arrays, np.full(len(arrays[0]), size / pieces))
+        sends = np.concatenate(source)
+        yield Phase(sends, np.concatenate(target), np.concatenate(reads), np.concatenate(writes),
+                    np.full(len(sends), size / pieces))
 
 
 def _trees_reduce(graph: Graph, size: float, trees: int) -> Schedule:

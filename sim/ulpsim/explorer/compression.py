@@ -11,19 +11,18 @@ choose apart reach 1 - (1 - d)^n; learners agree in part, so fewer count: m, wit
 goes on as between the last two.
 
 CLT-k sends one element of each bin, which the leader chooses (`compression.cyclic` with a factor of
-1): a word of index by the leader, a value of 4 bytes by all. That is what it is defined to send; how
-well it trains was not measured here.
+1): a word of index by the leader, a value of 4 bytes by all. That is what it is defined to send;
+how well it trains was not measured here.
 """
 
 import dataclasses
 import functools
-import json
 import math
-from importlib import resources
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .data import load
 from .networks import Layer
 
 __all__ = ["SCHEMES", "Scheme", "Traffic", "load_scheme"]
@@ -141,8 +140,7 @@ class Scheme:
 
 @functools.cache
 def _measured(method: str | None, kind: str) -> dict[int, dict[str, float]]:
-    text = resources.files(__package__).joinpath("data/rates.json").read_text()
-    return {int(n): row for n, row in json.loads(text)["methods"][method][kind].items()}
+    return {int(n): row for n, row in load("rates")["methods"][method][kind].items()}
 
 
 SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (

@@ -7,17 +7,17 @@ cycles on `rapid`, in FP16, come from the cycle model (`data/cycles.json`, writt
 more rows, inputs or outputs than `LARGEST` take as many times as long as one of that size.
 
 A chip is a number of such cores, and takes so much less time: its products are taken to be shared
-evenly. Batches between those in the table are interpolated.
+evenly. Batches between those in the table (1, 8, 64) are interpolated; larger ones take as many times
+as long as the largest.
 """
 
 import dataclasses
 import functools
-import json
-from importlib import resources
 
 import numpy as np
 
 from ..config import load_config
+from .data import load
 from .networks import Layer, Network
 
 __all__ = ["CLOCK_HZ", "Part", "Times", "core_tflops", "products_of", "step_times"]
@@ -81,8 +81,7 @@ def products_of(layer: Layer, batch: int) -> list[Part]:
 
 @functools.cache
 def _table() -> dict[str, int]:
-    text = resources.files(__package__).joinpath("data/cycles.json").read_text()
-    return json.loads(text)["cycles"]
+    return load("cycles")["cycles"]
 
 
 def step_times(network: Network, batch: float, tflops: float) -> Times:
@@ -112,7 +111,10 @@ def step_times(network: Network, batch: float, tflops: float) -> Times:
 
 
 def _between(batch: float, cycles: list[float]) -> float:
-    """On the line between the two nearest batches, or beyond the last two."""
+    """On the line between the two nearest batches; beyond the last one in proportion to it, since
+    the line through the last two would go below the peak in the end."""
+    if batch > BATCHES[-1]:
+        return cycles[-1] * batch / BATCHES[-1]
     upper = 1 if batch <= BATCHES[1] else 2
     low, high = BATCHES[upper - 1], BATCHES[upper]
     share = (batch - low) / (high - low)

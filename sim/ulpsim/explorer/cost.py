@@ -8,13 +8,12 @@ what hangs at it. So a torus has wires as long as its sides, and the top of a fa
 
 import dataclasses
 import functools
-import json
 import math
-from importlib import resources
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .data import load
 from .graph import Graph
 
 __all__ = ["Cost", "cost_of", "energy_of", "wire_lengths"]
@@ -37,8 +36,7 @@ class Cost:
 
 @functools.cache
 def _prices() -> dict[str, float]:
-    text = resources.files(__package__).joinpath("data/costs.json").read_text()
-    return {name: row["value"] for name, row in json.loads(text).items()}
+    return {name: row["value"] for name, row in load("costs").items()}
 
 
 def wire_lengths(graph: Graph) -> Reals:

@@ -139,7 +139,7 @@ def simulate(graph: Graph, schedule: Schedule, start: Reals | float = 0.0,
             heapq.heappush(queue, (tail + latency, -1, message.round, hop, number))
     if not all(arrived):
         raise AssertionError(f"message {arrived.index(False)} never arrived")
-    result = Result(*(np.array(values) for values in (ready, sent, received, link_bytes, link_free)),
-                    len(spelt), sum(len(path) for path in paths))
+    result = Result(np.array(ready), np.array(sent), np.array(received), np.array(link_bytes),
+                    np.array(link_free), len(spelt), sum(len(path) for path in paths))
     result.check()
     return result

@@ -15,8 +15,8 @@ The others are tables here:
 
 import dataclasses
 import functools
-import json
-from importlib import resources
+
+from .data import load
 
 __all__ = ["NETWORKS", "Layer", "Network", "load_network"]
 
@@ -128,9 +128,8 @@ def _deepspeech(units: int = 2048, frames: int = 500) -> Network:
 
 @functools.cache
 def _from_onnx() -> dict[str, Network]:
-    text = resources.files(__package__).joinpath("data/networks.json").read_text()
     return {name: Network(name, "image", tuple(Layer(layer, *row) for layer, row in rows.items()))
-            for name, rows in json.loads(text)["networks"].items()}
+            for name, rows in load("networks")["networks"].items()}
 
 
 NETWORKS: dict[str, Network] = {

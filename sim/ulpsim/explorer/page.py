@@ -58,7 +58,8 @@ def plot(title: str, lines: Lines, x_name: str, y_name: str, *, top: float | Non
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"/>'
                      f'<line x1="{_WIDTH - _RIGHT + 8}" y1="{height}" x2="{_WIDTH - _RIGHT + 22}" '
                      f'y2="{height}" stroke="{colour}" stroke-width="2"/>'
-                     f'<text x="{_WIDTH - _RIGHT + 26}" y="{height + 4}">{html.escape(name)}</text>')
+                     f'<text x="{_WIDTH - _RIGHT + 26}" y="{height + 4}">{html.escape(name)}'
+                     '</text>')
     return "".join([*parts, "</svg>"])
 
 

@@ -156,7 +156,8 @@ class _Run:
                 messages, found = messages[order], found[order]
                 first = np.flatnonzero(np.diff(found, prepend=-1))
                 rank = np.arange(len(found)) - np.repeat(first, np.diff(first, append=len(found)))
-                groups = np.split(np.argsort(rank, kind="stable"), np.cumsum(np.bincount(rank))[:-1])
+                groups = np.split(np.argsort(rank, kind="stable"),
+                                  np.cumsum(np.bincount(rank))[:-1])
             hops.append(_Hop(messages, found, self.graph.latency[found],
                              self.graph.bandwidth[found], groups, len(found) == len(links)))
         end = np.where(paths >= 0, self.graph.target[paths], -1)

@@ -119,8 +119,10 @@ def _together(parts: Parts) -> Iterator[Phase]:
         constant = all(not callable(phase.size) for phase in heads)
         sizes = np.concatenate([phase.bytes_of(0) for phase in heads]) if constant else \
             _called(heads)
-        yield Phase(*(np.concatenate([getattr(phase, name) for phase in heads])
-                      for name in ("source", "target", "reads", "writes")), sizes, rounds)
+        source, target, reads, writes = (
+            np.concatenate([getattr(phase, name) for phase in heads])
+            for name in ("source", "target", "reads", "writes"))
+        yield Phase(source, target, reads, writes, sizes, rounds)
         for part in waiting:
             if part and part[0].rounds == rounds:
                 part.pop(0)

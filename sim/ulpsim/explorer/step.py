@@ -6,8 +6,8 @@
   cycle, `passes` passes over it), layer after layer, beside the array.
 - Layers are gathered in buckets until their gradients come to `bucket_bytes` in FP32; a bucket is
   exchanged when its last gradient is there, and the chip is done with the bucket before.
-- Packets that arrive are decoded beside the exchange, a word a cycle and core; a bucket is done when
-  it has arrived and been decoded. Sums in all-reduces keep up with the links.
+- Packets that arrive are decoded beside the exchange, a word a cycle and core; a bucket is done
+  when it has arrived and been decoded. Sums in all-reduces keep up with the links.
 - The step ends when computation and the last bucket are done; the update of weights is not counted.
 
 What leaves a chip at the same time as what arrives is counted in full both ways.
@@ -239,7 +239,7 @@ class _Exchange:
 
     def run(self, network: Network, times: Times, groups: list[list[int]]) -> Step:
         hertz = self.settings.core_hertz
-        now, encoded, encode = times.forward, 0.0, 0.0
+        now, encoded, encode, ready = times.forward, 0.0, 0.0, 0.0
         for group in groups:
             for number in group:
                 now += times.weight_gradient[number]

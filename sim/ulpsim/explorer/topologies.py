@@ -7,7 +7,7 @@
 | torus, torus3 | two or three dimensions, ends joined | with no side longer than 4 times another |
 | mesh | two dimensions, ends not joined | the same |
 | hypercube | a dimension for every factor of two | powers of two |
-| fat-tree | switches of 32 ports, as many up as down: full bisection | products of factors up to 16 |
+| fat-tree | switches of 32 ports, half of them up: full bisection | products of factors to 16 |
 | dragonfly | groups of routers, all joined in a group, groups all joined | see `_dragonfly` |
 | fully-connected | a link from each to each | any |
 | switch | one switch for all | any |
