@@ -7,8 +7,8 @@ cycles on `rapid`, in FP16, come from the cycle model (`data/cycles.json`, writt
 more rows, inputs or outputs than `LARGEST` take as many times as long as one of that size.
 
 A chip is a number of such cores, and takes so much less time: its products are taken to be shared
-evenly. Batches between those in the table (1, 8, 64) are interpolated; larger ones take as many times
-as long as the largest.
+evenly. Batches between those in the table (1, 8, 64) are interpolated; larger ones take as many
+times as long as the largest.
 """
 
 import dataclasses
