@@ -29,7 +29,7 @@ __all__ = ["EXACT", "as_ready", "in_order", "simulate"]
 Integers = NDArray[np.int64]
 Reals = NDArray[np.float64]
 #: Links passed that are gone through in `events` if there is need for it: a part of a second.
-EXACT = 100_000
+EXACT = 20_000
 #: How equal times of a round must have moved, as a part of them: what rounding makes of it.
 _TOLERANCE = 1e-13
 
