@@ -13,6 +13,8 @@ from ulpsim.config import NAMED, CoreConfig, load_config
 
 from .compression.command import add_arguments as add_compression_arguments
 from .interconnect.command import add_arguments as add_cluster_arguments
+from .explore import add_arguments as add_explore_arguments
+from .explore import explore
 from .simulation import LINT_WAIVERS, SimulationError, verilator_command
 
 __all__ = ["main"]
@@ -80,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("cluster", _cluster, "Let learners train on real images and exchange compressed "
                   "gradients through a cluster in RTL, every bit compared.", config=False)
     add_cluster_arguments(sub)
+    sub = command("explore", explore, "Training steps on many accelerators: which interconnect, "
+                  "with and without gradient compression.", config=False)
+    add_explore_arguments(sub)
 
     command("instructions", _instructions, "Print the instruction set as Markdown.", config=False)
     command("registers", _registers, "Print the register map as Markdown.", config=False)
