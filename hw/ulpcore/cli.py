@@ -12,9 +12,9 @@ from ulpsim import isa, registers
 from ulpsim.config import NAMED, CoreConfig, load_config
 
 from .compression.command import add_arguments as add_compression_arguments
-from .interconnect.command import add_arguments as add_cluster_arguments
 from .explore import add_arguments as add_explore_arguments
 from .explore import explore
+from .interconnect.command import add_arguments as add_cluster_arguments
 from .simulation import LINT_WAIVERS, SimulationError, verilator_command
 
 __all__ = ["main"]
