@@ -35,6 +35,7 @@ lint: $(VENV)/test
 	$(BIN)/ulpcore lint --config nano
 	$(BIN)/ulpcore lint --config rapid
 	$(BIN)/ulpcore lint --compression
+	$(BIN)/ulpcore lint --interconnect
 
 types: $(VENV)/test
 	$(BIN)/basedpyright --pythonpath $(BIN)/python

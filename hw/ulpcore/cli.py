@@ -91,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("lint", _lint, "Check the generated Verilog with Verilator's lint.")
     sub.add_argument("--compression", action="store_true",
                      help="of gradient compression (encoders, decoder, scale, engines), not a core")
+    sub.add_argument("--interconnect", action="store_true",
+                     help="of the interconnect (a cluster, guard, sender and receiver), not a core")
     sub = command("report", _report, "Synthesise for the ECP5: area by block.")
     sub.add_argument("--route", action="store_true",
                      help="also place and route for the clock frequency (tens of minutes)")
@@ -214,11 +216,14 @@ def _registers(options: argparse.Namespace) -> int:
 
 
 def _lint(options: argparse.Namespace) -> int:
-    from .compression.rtl import blocks
+    from .compression.rtl import blocks as compression_blocks
+    from .interconnect.cluster import blocks as interconnect_blocks
     from .verilog import generate
 
-    if options.compression:
-        texts = {name: generate(block, name=name)[0] for name, block in blocks()}
+    blocks = [*(compression_blocks() if options.compression else ()),
+              *(interconnect_blocks() if options.interconnect else ())]
+    if blocks:
+        texts = {name: generate(block, name=name)[0] for name, block in blocks}
     else:
         config = load_config(options.config)
         texts = {config.name: _verilog(config)[0]}
