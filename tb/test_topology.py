@@ -140,9 +140,9 @@ def test_packets_of_a_flow_take_one_way(topology: Topology, rng: np.random.Gener
         for queue, taken in zip(queues, accepted, strict=True):
             del queue[:taken]
         for place, router in network.routers.items():
-            for port, register in router.registers.items():
-                if register and register[0].first and isinstance(port, Direction):
-                    ways[Header.decode(register[0].data).tag].append((place, port, register[1]))
+            for port, link in router.links.items():
+                if link and link[0].first and isinstance(port, Direction):
+                    ways[Header.decode(link[0].data).tag].append((place, port, link[1]))
     assert not any(queues)
     for header in headers:
         assert ways[header.tag] == way(topology, header.source, header.destination)

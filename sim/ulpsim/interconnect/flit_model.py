@@ -4,21 +4,18 @@ State is arrays over channels x ports x routers in this order, so that arbiters 
 A buffer has a number in that order, and so has a virtual channel of an output; terminals come first
 among the ports, so that the first buffers are the terminals' own. In a cycle only the buffers that
 hold flits are looked at, and a way is looked up only when a packet's first flit comes to the front
-of a buffer, in tables over routers x places of one dimension that are made of `Topology`'s rules.
+of a buffer.
 """
-
-from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 
-from .router import DEPTH, largest_multicast
-from .topology import Address, Direction, Port, Topology
+from .route_tables import NONE, RouteTables
+from .router import DEPTH, EJECTION, UNDER_WAY
+from .topology import Address, Topology
 
 __all__ = ["NONE", "FlitModel", "flit"]
 
-#: No flit.
-NONE = -1
 Array = npt.NDArray[np.integer]
 
 _FIRST, _LAST = 2, 1
@@ -58,11 +55,13 @@ class FlitModel:
         self.topology, self.depth, self.networks = topology, depth, networks
         self.cycle = self.flit_hops = 0
         self.dropped: list[int] = []
-        self._tables()
-        ports, routers, channels = len(self._ports), self._routers, topology.channels
+        self._tables = RouteTables(topology)
+        self._places = topology.routers
+        self._routers = len(self._places) * networks
+        self._terminals = topology.terminals * self._routers
+        ports, routers, channels = len(self._tables.ports), self._routers, topology.channels
         self._columns = ports * routers
         self._buffers = channels * self._columns
-        self._terminals = topology.terminals * routers
         # Where a packet goes that is waiting for its copy to be chosen, or that has no way.
         self._wait, self._drop = self._buffers, self._buffers + 1
 
@@ -70,84 +69,39 @@ class FlitModel:
             [node.encode() for node in topology.nodes] * networks)
 
         numbers = np.arange(self._buffers)
-        # Behind the buffers stand the terminals' registers, and what never has room.
-        places = self._buffers + self._terminals + 1
-        self._fill = np.zeros(places, np.int32)
-        self._fill[-1] = _NEVER
-        self._next = np.full(self._buffers + 2, places - 1)
+        # Behind the buffers stand the queues in front of terminals, and what never has room.
+        queues = self._buffers + self._terminals
+        self._room = depth - UNDER_WAY + 1
+        self._space = np.full(queues + 1, self._room, np.int32)
+        self._space[self._buffers:] = EJECTION - UNDER_WAY + 1
+        self._space[-1] = 0
+        self._next = np.full(self._buffers + 2, queues)
         self._next[:self._terminals] = self._buffers + numbers[:self._terminals]
-        for number in range(self._terminals, self._columns):
-            router = self._beyond[number // routers][number % routers]
-            if router >= 0:
-                self._next[number:self._buffers:self._columns] = (
-                    numbers[number - number % routers + router::self._columns])
-
-        self._room = largest_multicast(depth)
-        self._capacity = 1 << (depth - 1).bit_length()
-        self._queue = np.zeros(self._buffers * self._capacity, np.int32)
-        self._read = np.zeros(self._buffers, np.int32)
-        self._written = np.zeros(self._buffers, np.int32)
+        # All networks' routers beyond each port's links: those of the first, and so on.
+        first = np.arange(0, routers, len(self._places))[:, None]
+        for port in range(topology.terminals, ports):
+            beyond = self._tables.beyond[port]
+            there = np.where(beyond != NONE, first + beyond, NONE).ravel()
+            outputs = numbers.reshape(channels, ports, routers)[:, port]
+            self._next[outputs[:, there != NONE]] = outputs[:, there[there != NONE]]
+        self._capacity = 1 << (max(depth, EJECTION) - 1).bit_length()
+        self._queue = np.zeros(queues * self._capacity, np.int32)
+        self._read = np.zeros(queues, np.int32)
+        self._written = np.zeros(queues, np.int32)
         self._target = np.full(self._buffers, self._wait)
-        self._downstream = np.full(self._buffers, places - 1)
+        self._downstream = np.full(self._buffers, queues)
         # Which buffer's packet has a channel of an output.
         self._owner = np.full(self._buffers + 2, NONE)
-        self._served_channel = np.repeat(np.arange(-channels, 0, dtype=np.int32), self._columns)
-        self._served_input = np.repeat(np.arange(-ports, 0, dtype=np.int32), self._columns)
-        self._registers = np.full(self._terminals, NONE, np.int32)
-        self._flying = np.zeros(0, np.int64), np.zeros(0, np.int32)
+        # When an output has served a channel of an input: channels x ports x outputs. Before the
+        # first cycle they stand in the order of ports, and of the channels of each.
+        order = np.arange(ports * channels, dtype=np.int32).reshape(ports, channels).T
+        self._served = np.repeat(order.ravel() - ports * channels, self._columns)
+        self._links = np.zeros(0, np.int64), np.zeros(0, np.int32)
         # Of each buffer whose front packet is multicast: its outputs that are left, its length.
         self._copies: dict[int, tuple[list[int], int]] = {}
         self._headers = np.zeros(0, np.int32)
         self._sources = np.zeros(0, np.int32)
         self._lengths = np.zeros(0, np.int32)
-
-    def _tables(self) -> None:
-        """The topology's rules, by port: a dimension's rows are all alike."""
-        topology, sizes = self.topology, self.topology.sizes
-        self._places = topology.routers
-        here = np.array(self._places).T
-        self._ports: list[Port] = [*range(topology.terminals), *topology.directions]
-        port_of = {port: number for number, port in enumerate(self._ports)}
-        self._routers = len(self._places) * self.networks
-        self._dimension = np.array([p.dimension if isinstance(p, Direction) else -1
-                                    for p in self._ports])
-        # Along each dimension: from a router toward a place.
-        self._ways = []
-        for d, size in enumerate(sizes):
-            parities = 2 if len(sizes) == 2 else 1
-            way = np.full((parities, size, size), NONE, np.int8)
-            for other, place, goal in np.ndindex(way.shape):
-                direction = topology.toward(_row(sizes, d, place, other),
-                                            _row(sizes, d, goal, other))
-                way[other, place, goal] = NONE if direction is None else port_of[direction]
-            other = here[1 - d] % 2 if parities == 2 else 0
-            self._ways.append(np.tile(way[other, here[d]], (self.networks, 1)))
-        # Channels of packets that enter a dimension, and of those that go on along it.
-        ports, longest = len(self._ports), max(sizes)
-        self._place = np.zeros((ports, self._routers), np.int8)
-        self._entering = np.zeros((ports, longest, longest, 8), np.int8)
-        self._going = np.zeros((ports, longest, topology.channels), np.int8)
-        self._beyond = np.full((ports, self._routers), NONE)
-        router_of = {place: number for number, place in enumerate(self._places)}
-        for number, port in enumerate(self._ports):
-            if isinstance(port, int):
-                continue
-            d = port.dimension
-            self._place[number] = np.tile(here[d], self.networks)
-            for place in range(sizes[d]):
-                row = _row(sizes, d, place, 0)
-                for goal, flow in np.ndindex(sizes[d], 8):
-                    self._entering[number, place, goal, flow] = topology.channel(
-                        row, 0, 0, port, goal, flow)
-                for channel in range(topology.channels):
-                    self._going[number, place, channel] = topology.channel(
-                        row, port, channel, port, None, 0)
-            for router, place in enumerate(self._places):
-                neighbour = topology.neighbour(place, port)
-                if neighbour is not None:
-                    self._beyond[number, router::len(self._places)] = (
-                        router_of[neighbour]
-                        + np.arange(0, self._routers, len(self._places)))
 
     def add_packets(self, sources: npt.ArrayLike, destinations: npt.ArrayLike,
                     lengths: npt.ArrayLike, multicast: npt.ArrayLike = False) -> Array:
@@ -180,25 +134,35 @@ class FlitModel:
         A flit is a number made by `flit`, or NONE.
         """
         offered, takes = self._by_port(offered), self._by_port(takes)
-        accepted = (offered >= 0) & (self._fill[:self._terminals] < self._room)
-        leaving = self._registers
-        kept = (leaving >= 0) & ~takes
-        self._fill[self._buffers:-1] = kept * _NEVER
+        accepted = (offered >= 0) & (self._space[:self._terminals] > 0)
         granted, dropped = self._grants()
+        leaving = self._eject(takes)
         entering = np.flatnonzero(accepted)
         self._check(entering, offered[entering])
-        buffers = np.concatenate([entering, self._flying[0]])
-        flits = np.concatenate([offered[entering], self._flying[1]])
-        self.flit_hops += len(self._flying[0])
+        buffers = np.concatenate([entering, self._links[0]])
+        flits = np.concatenate([offered[entering], self._links[1]])
+        self.flit_hops += int(np.count_nonzero(self._links[0] < self._buffers))
 
         self._choose_copies()
-        self._registers = np.where(kept, leaving, NONE)
         fronts = self._leave(granted, dropped)
-        empty = self._read[buffers] == self._written[buffers]
+        begins = (flits & _FIRST > 0) & (self._read[buffers] == self._written[buffers])
         self._arrive(buffers, flits)
-        self._route(np.concatenate([fronts, buffers[empty & (flits & _FIRST > 0)]]))
+        self._route(np.concatenate([fronts, buffers[begins & (buffers < self._buffers)]]))
         self.cycle += 1
         return self._by_terminal(accepted), self._by_terminal(leaving)
+
+    def _eject(self, takes: npt.NDArray[np.bool_]) -> Array:
+        """What stands at the front of the terminals' queues, and goes if they take it."""
+        queues = np.arange(self._buffers, len(self._read))
+        there = self._read[self._buffers:] != self._written[self._buffers:]
+        leaving = np.where(there, self._front(queues), NONE)
+        taken = queues[there & takes]
+        self._read[taken] += 1
+        self._space[taken] += 1
+        return leaving
+
+    def _front(self, buffers: Array) -> Array:
+        return self._queue[buffers * self._capacity + (self._read[buffers] & self._capacity - 1)]
 
     def _check(self, terminals: Array, flits: Array) -> None:
         """Packets that will be dropped: to nowhere, or from a terminal that is not their source."""
@@ -211,39 +175,32 @@ class FlitModel:
 
     def _grants(self) -> tuple[Array, Array]:
         """Which buffers let their front flit go, and which let it go away."""
-        waiting = np.flatnonzero(self._written > self._read)
+        waiting = np.flatnonzero(self._written[:self._buffers] > self._read[:self._buffers])
         target = self._target[waiting]
         owner = self._owner[target]
-        able = (self._fill[self._downstream[waiting]] < self._room) & (
+        able = (self._space[self._downstream[waiting]] > 0) & (
             (owner < 0) | (owner == waiting))
-        asking = waiting[able]
-        if self.topology.channels > 1:
-            asking = asking[_least_recent(self._served_channel, asking, self._columns)]
-        inputs, outputs = asking % self._columns, self._target[asking] % self._columns
-        slots = inputs // self._routers * self._columns + outputs
-        won = _least_recent(self._served_input, slots, self._columns)
-        granted = asking[won]
-        self._served_channel[granted] = self.cycle
-        self._served_input[slots[won]] = self.cycle
-        return granted, waiting[target == self._drop]
+        asking, output = waiting[able], target[able] % self._columns
+        # Each output takes the channel that it has served least recently.
+        places = asking // self._routers * self._columns + output
+        when = self._served[places]
+        requests = np.full(len(self._served), _NEVER, np.int32)
+        requests[places] = when
+        won = when == requests.reshape(-1, self._columns).min(axis=0)[output]
+        self._served[places[won]] = self.cycle
+        return asking[won], waiting[target == self._drop]
 
     def _leave(self, granted: Array, dropped: Array) -> Array:
-        """Flits leave their buffers for registers; returns buffers with a new packet in front."""
+        """Flits leave their buffers for links; returns buffers with a new packet in front."""
         buffers = np.concatenate([granted, dropped]) if dropped.size else granted
-        place = self._read[buffers]
-        flits = self._queue[buffers * self._capacity + (place & self._capacity - 1)]
-        self._read[buffers] = place + 1
-        self._fill[buffers] -= 1
-        last = flits & _LAST > 0
-        target, downstream = self._target[granted], self._downstream[granted]
-        ends = last
-        flits = flits[:granted.size]
-        self._owner[target] = np.where(last[:granted.size], NONE, granted)
-        ejected = downstream >= self._buffers
-        self._registers[downstream[ejected] - self._buffers] = flits[ejected]
-        self._flying = downstream[~ejected], flits[~ejected]
+        flits = self._front(buffers)
+        self._read[buffers] += 1
+        self._space[buffers] += 1
+        ends = flits & _LAST > 0
+        self._owner[self._target[granted]] = np.where(ends[:granted.size], NONE, granted)
+        self._links = self._downstream[granted], flits[:granted.size]
         if self._copies:
-            ends = last & ~self._read_again(granted, last)
+            ends &= ~self._read_again(granted, ends)
         fronts = buffers[ends]
         return fronts[self._written[fronts] > self._read[fronts]]
 
@@ -251,30 +208,21 @@ class FlitModel:
         place = self._written[buffers]
         self._queue[buffers * self._capacity + (place & self._capacity - 1)] = flits
         self._written[buffers] = place + 1
-        self._fill[buffers] += 1
+        self._space[buffers] -= 1
 
     def _route(self, buffers: Array) -> None:
         """Look up the way of the packets that have come to the front of buffers."""
         if not buffers.size:
             return
-        packets = self._queue[buffers * self._capacity
-                              + (self._read[buffers] & self._capacity - 1)] >> 2
+        packets = self._front(buffers) >> 2
         header = self._headers[packets]
-        inputs = buffers % self._columns
-        router, arrived = inputs % self._routers, inputs // self._routers
-        port, goal = header >> 12 & 3, np.zeros(len(buffers), np.int32)
-        for d in reversed(range(len(self._ways))):
-            coordinate = header >> 6 * d & 63
-            way = self._ways[d].take(router * self.topology.sizes[d] + coordinate)
-            port = np.where(way >= 0, way, port)
-            goal = np.where(way >= 0, coordinate, goal)
-        place = self._place.take(port * self._routers + router)
-        channels, longest = self.topology.channels, max(self.topology.sizes)
-        going = (port * longest + place) * channels + buffers // self._columns
-        entering = ((port * longest + place) * longest + goal) * 8 + (header >> 14 & 7)
-        channel = np.where(self._dimension[arrived] == self._dimension[port],
-                           self._going.take(going), self._entering.take(entering)).astype(np.int64)
-        target = channel * self._columns + port * self._routers + router
+        channel, place = buffers // self._columns, buffers % self._columns
+        arrived, router = place // self._routers, place % self._routers
+        port, channel = self._tables.ways(
+            router % len(self._places), arrived, channel,
+            [header >> 6 * d & 63 for d in range(len(self.topology.sizes))], header >> 12 & 3,
+            header >> 14 & 7)
+        target = channel.astype(np.int64) * self._columns + port * self._routers + router
         if (header & (_MULTICAST | _UNKNOWN)).any():
             target = np.where(header & _UNKNOWN > 0, self._drop,
                               np.where(header & _MULTICAST > 0, self._wait, target))
@@ -289,15 +237,16 @@ class FlitModel:
         channel, place = divmod(buffer, self._columns)
         port, router = divmod(place, self._routers)
         hops = self.topology.route(
-            self._places[router % len(self._places)], self._ports[port], channel,
+            self._places[router % len(self._places)], self._tables.ports[port], channel,
             Address.decode(int(self._sources[packet])), Address(0), True)
-        return [hop.channel * self._columns + self._ports.index(hop.output) * self._routers + router
-                for hop in hops], int(self._lengths[packet])
+        outputs = [hop.channel * self._columns
+                   + self._tables.ports.index(hop.output) * self._routers + router for hop in hops]
+        return outputs, int(self._lengths[packet])
 
     def _choose_copies(self) -> None:
         """Choose the next output of packets that are there as a whole."""
         for buffer, (outputs, length) in self._copies.items():
-            if self._target[buffer] == self._wait and self._fill[buffer] >= length:
+            if self._target[buffer] == self._wait and self._room - self._space[buffer] >= length:
                 self._target[buffer] = outputs[0]
                 self._downstream[buffer] = self._next[outputs[0]]
 
@@ -309,7 +258,7 @@ class FlitModel:
             outputs, length = self._copies[buffer]
             if len(outputs) > 1:
                 again[i] = True
-                self._fill[buffer] += 1
+                self._space[buffer] -= 1
                 if last[i]:
                     outputs.pop(0)
                     self._read[buffer] -= length
@@ -326,19 +275,3 @@ class FlitModel:
 
     def _by_terminal(self, values: npt.NDArray) -> npt.NDArray:
         return values.reshape(-1, self._routers).T.ravel()
-
-
-def _row(sizes: Iterable[int], dimension: int, place: int, other: int) -> tuple[int, ...]:
-    """A router at a place of a dimension, and at another of the other."""
-    return tuple(place if d == dimension else other for d, _ in enumerate(sizes))
-
-
-def _least_recent(served: Array, requests: Array, columns: int) -> npt.NDArray[np.bool_]:
-    """Which requests are granted: in each column that which was served least recently.
-
-    `served` has rows x columns, flat, and says when each place of it was served last.
-    """
-    when = served[requests]
-    first = np.full(len(served), _NEVER, np.int32)
-    first[requests] = when
-    return when == first.reshape(-1, columns).min(axis=0)[requests % columns]

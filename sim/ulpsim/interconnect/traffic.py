@@ -30,9 +30,10 @@ _NEVER = np.iinfo(np.int32).max
 def zero_load_latency(hops: int, length: int) -> int:
     """Cycles from the generation of a packet to the ejection of its last flit, with no others.
 
-    Two cycles for each of the `hops` + 1 routers, and one for each flit after the first.
+    Two cycles for each of the `hops` + 1 routers, one in front of the terminal, and one for each
+    flit after the first.
     """
-    return 2 * (hops + 1) + length - 1
+    return 2 * (hops + 1) + length
 
 
 def bisection_bound(topology: Topology) -> float:
