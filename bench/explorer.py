@@ -104,10 +104,11 @@ def study(name: str, options: argparse.Namespace) -> None:
 
 def one(point: Point) -> int:
     """A point in this process; its figures as a line of JSON."""
-    begin = time.perf_counter()
+    begin, work = time.perf_counter(), time.process_time()
     row = evaluate(point)
     print(json.dumps({
         "seconds": round(time.perf_counter() - begin, 2),
+        "processor_seconds": round(time.process_time() - work, 2),
         "megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
         "messages": row["messages"], "efficiency": round(row["efficiency"], 4),
         "overtaken": row["overtaken"]}))
@@ -128,6 +129,7 @@ def speed() -> None:
             [sys.executable, __file__, "--point", json.dumps(point.__dict__)],
             capture_output=True, text=True, check=True)
         figures[name] = json.loads(answer.stdout)
+        print(name, answer.stdout, end="", file=sys.stderr, flush=True)
     record("explorer-speed", figures)
 
 
