@@ -16,10 +16,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import explorer_report as report
-from record import record
+from record import last, record
 from rich.progress import Progress, track
 from ulpsim.explorer import events, rounds
 from ulpsim.explorer.collectives import all_gather, all_reduce
@@ -61,6 +60,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--study", action="store_true")
     parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--only", metavar="TEXT", default="", help="cases of --speed with this text")
     parser.add_argument("--order", action="store_true")
     parser.add_argument("--point", help=argparse.SUPPRESS)
     parser.add_argument("--processes", type=int, help="default: all cores")
@@ -70,7 +70,7 @@ def main() -> int:
     if options.point:
         return one(Point(**json.loads(options.point)))
     if options.speed:
-        speed()
+        speed(options.only)
     elif options.order:
         overtaking()
     else:
@@ -104,30 +104,32 @@ def study(name: str, options: argparse.Namespace) -> None:
 
 def one(point: Point) -> int:
     """A point in this process; its figures as a line of JSON."""
-    begin = time.perf_counter()
+    begin, work = time.perf_counter(), time.process_time()
     row = evaluate(point)
     print(json.dumps({
         "seconds": round(time.perf_counter() - begin, 2),
+        "processor_seconds": round(time.process_time() - work, 2),
         "megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
         "messages": row["messages"], "efficiency": round(row["efficiency"], 4),
         "overtaken": row["overtaken"]}))
     return 0
 
 
-def speed() -> None:
+def speed(only: str) -> None:
     """ResNet50, one step, each topology at 1024 and 4096; then growth with messages: packets of
     sizes that differ, so that no round repeats."""
-    figures: dict[str, Any] = {}
+    figures = last("explorer-speed")
     cases = [(f"{name}, n {n}, {scheme}", Point(topology=name, n=n, compression=scheme, gbs=16.0))
              for n in (1024, 4096) for name in TOPOLOGIES for scheme in ("fp32", "clt-k")
              if scheme == "fp32" or name == "ring"]
     cases += [(f"growth, ring, n {n}", Point(n=n, compression="adacomp", gbs=16.0, spread=0.05))
               for n in (256, 512, 1024, 2048, 4096)]
-    for name, point in track(cases, "speed"):
+    for name, point in track([case for case in cases if only in case[0]], "speed"):
         answer = subprocess.run(
             [sys.executable, __file__, "--point", json.dumps(point.__dict__)],
             capture_output=True, text=True, check=True)
         figures[name] = json.loads(answer.stdout)
+        print(name, answer.stdout, end="", file=sys.stderr, flush=True)
     record("explorer-speed", figures)
 
 

@@ -31,6 +31,8 @@ from .schedule import Parts, Phase, Schedule
 __all__ = ["ALL_GATHERS", "ALL_REDUCES", "BROADCASTS", "SPARSE_REDUCES", "all_gather", "all_reduce",
            "broadcast", "sparse_reduce"]
 
+#: Messages of a round of `direct`, at most, where they do not meet.
+_AT_ONCE = 65536
 Integers = NDArray[np.int64]
 Reals = NDArray[np.float64]
 
@@ -393,12 +395,17 @@ def _direct(graph: Graph, sizes: Reals, times: int) -> Schedule:
     of the time before."""
     n = graph.accelerators
     order = graph.order
+    # Where all have links of their own to all, nothing is gained by turns.
+    at_once = max(1, _AT_ONCE // n) if graph.name == "fully-connected" else 1
 
     def phases() -> Iterator[Phase]:
         for time in range(times):
-            for distance in range(1, n):
-                target = np.roll(order, -distance)
-                yield Phase(order, target, time * n + order, (time + 1) * n + target, sizes[order])
+            for first in range(1, n, at_once):
+                distances = range(first, min(first + at_once, n))
+                source = np.tile(order, len(distances))
+                target = np.concatenate([np.roll(order, -distance) for distance in distances])
+                yield Phase(source, target, time * n + source, (time + 1) * n + target,
+                            sizes[source])
     return Schedule("direct", n, times + 1, lambda: [phases()], times * n * (n - 1))
 
 
