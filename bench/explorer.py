@@ -60,7 +60,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--study", action="store_true")
     parser.add_argument("--speed", action="store_true")
-    parser.add_argument("--only", metavar="TEXT", default="", help="cases of --speed with this text")
+    parser.add_argument("--only", metavar="TEXT", default="",
+                        help="cases of --speed with this text")
     parser.add_argument("--order", action="store_true")
     parser.add_argument("--point", help=argparse.SUPPRESS)
     parser.add_argument("--processes", type=int, help="default: all cores")
