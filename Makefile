@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DATA ?= /usr/share/datasets/fashion-mnist
 
 .PHONY: run test test-torch nightly verilog lint types bench synth train train-kjv study-adacomp \
-	cluster clean
+	cluster explore clean
 
 run: $(VENV)/test
 	$(BIN)/ulpcore run --config $(CONFIG)
@@ -35,6 +35,7 @@ lint: $(VENV)/test
 	$(BIN)/ulpcore lint --config nano
 	$(BIN)/ulpcore lint --config rapid
 	$(BIN)/ulpcore lint --compression
+	$(BIN)/ulpcore lint --interconnect
 
 types: $(VENV)/test
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
@@ -55,6 +56,10 @@ train-kjv: $(VENV)/train
 # What is there already is not run again; STUDY names a part: --part cnn --learners 8 --seeds 0
 study-adacomp: $(VENV)/study
 	$(BIN)/python bench/study_adacomp.py --data $(DATA) $(STUDY)
+
+# A small study of interconnects; it goes on where it was. EXPLORE="--study" is the full one.
+explore: $(VENV)/test
+	$(BIN)/python bench/explorer.py $(EXPLORE)
 
 $(BIN)/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and \

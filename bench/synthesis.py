@@ -3,7 +3,8 @@
 The whole core takes tens of minutes. With `--blocks` each block is placed and routed by itself,
 between registers, which takes minutes and says which one limits the clock. With `--units` so are
 the multiply-add and slots with INT8 alone and with every format; of slots with one format more at a
-time the area says what each format costs.
+time the area says what each format costs. With `--router` it is a router of the network with five
+ports, mapped for speed.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from ulpcore.accumulators import Accumulators
 from ulpcore.array import Array
 from ulpcore.core import Core
 from ulpcore.execute import Execute
+from ulpcore.interconnect.router import Router
 from ulpcore.load import Load
 from ulpcore.multiply_add import MultiplyAdd
 from ulpcore.processing_element import ProcessingElement
@@ -31,6 +33,7 @@ from ulpcore.store import Store
 from ulpcore.synthesis import Registered, measure
 from ulpsim.config import CoreConfig, load_config
 from ulpsim.formats import Precision
+from ulpsim.interconnect.topology import Torus
 
 #: Blocks by name, in the order of the data. The array is apart: it takes as long as the core.
 BLOCKS = {
@@ -72,11 +75,15 @@ def units(config: CoreConfig) -> Iterator[tuple[str, wiring.Component, bool]]:
 
 
 def measure_apart(component: wiring.Component, title: str, seeds: list[int], target: float,
-                  progress: Callable[[str], None]) -> dict[str, Any]:
-    """Area of a component itself; area and clock frequency of it between registers."""
+                  progress: Callable[[str], None], *, for_speed: bool = False) -> dict[str, Any]:
+    """Area of a component itself; area and clock frequency of it between registers.
+
+    Mapped for speed the whole is in one piece, so the area has the registers around it as well.
+    """
     figures = measure(Registered(component), name="top", seeds=seeds, target_mhz=target,
+                      for_speed=for_speed,
                       progress=lambda text: progress(text.replace("top", title)))
-    return {"area": figures["areas"]["top.inner"],
+    return {"area": figures["areas"]["top" if for_speed else "top.inner"],
             "fmax": [timing["fmax"] for timing in figures["routed"]],
             "routed": figures["routed"]}
 
@@ -91,18 +98,25 @@ def main() -> int:
                         help=f"by themselves, of {', '.join(BLOCKS)}; all but the array by default")
     parser.add_argument("--units", action="store_true",
                         help="the multiply-add and the slot by themselves, by formats")
+    parser.add_argument("--router", action="store_true", help="a router with five ports")
     parser.add_argument("--logs", type=Path, metavar="FOLDER",
                         help="keep there what nextpnr prints for the whole core")
     parser.add_argument("--no-keep", action="store_true", help="do not keep the figures")
     options = parser.parse_args()
     config = load_config(options.config)
-    target = options.target or (UNIT_TARGET if options.units else CORE_TARGET)
+    target = options.target or (
+        UNIT_TARGET if options.units or options.router else CORE_TARGET)
     with Console(stderr=True).status("") as status:
         if options.units:
             figures = {name: measure_apart(unit, name, options.seeds if routed else [], target,
                                            status.update)
                        for name, unit, routed in units(config)}
             record(f"synthesis-{config.name}-units", figures, keep=not options.no_keep)
+        elif options.router:
+            router = Router(topology=Torus(4, 4), place=(1, 2))
+            record("synthesis-router", measure_apart(
+                router, "router", options.seeds, target, status.update, for_speed=True),
+                keep=not options.no_keep)
         elif options.blocks is not None:
             names = options.blocks or [name for name in BLOCKS if name != "array"]
             figures = {name: measure_apart(BLOCKS[name](config=config), name, options.seeds,

@@ -28,6 +28,10 @@ class Results:
 
     def __init__(self, path: Path, selection: str) -> None:
         self.path, self.selection = path, selection
+        # Before `path` changes, which may itself be under version control.
+        self.version = {
+            "commit": _git("rev-parse", "--short", "HEAD"),
+            "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no"))}
         self.begin = time.time()
         self.counts: collections.Counter[str] = collections.Counter()
         self.seconds: collections.Counter[str] = collections.Counter()
@@ -65,18 +69,9 @@ class Results:
 
     def figures(self, complete: bool) -> dict[str, Any]:
         """All that is written."""
-        def git(*arguments: str) -> str:
-            try:
-                result = subprocess.run(["git", *arguments], cwd=_ROOT, capture_output=True,
-                                        text=True, check=False)
-            except OSError:
-                return ""
-            return result.stdout.strip()
-
         return {
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "commit": git("rev-parse", "--short", "HEAD"),
-            "uncommitted_changes": bool(git("status", "--porcelain", "--untracked-files=no")),
+            **self.version,
             "selection": self.selection,
             "seed": int(os.environ.get("ULPCORE_SEED", "1")),
             "complete": complete,
@@ -92,3 +87,12 @@ class Results:
                 "all": round(time.time() - self.begin),
                 **{file: round(seconds) for file, seconds in self.seconds.most_common()}},
         }
+
+
+def _git(*arguments: str) -> str:
+    try:
+        result = subprocess.run(["git", *arguments], cwd=_ROOT, capture_output=True, text=True,
+                                check=False)
+    except OSError:
+        return ""
+    return result.stdout.strip()

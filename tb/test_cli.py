@@ -15,8 +15,8 @@ def test_help_names_every_command(capsys):
         main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    for command in ("generate", "compile", "run", "compress", "instructions", "registers", "lint",
-                    "report"):
+    for command in ("generate", "compile", "run", "compress", "explore", "instructions",
+                    "registers", "lint", "report"):
         assert command in text
 
 

@@ -68,8 +68,6 @@ def test_bad_commands(config: dict, rng: np.random.Generator) -> None:
         (decode, {"capacity": ALIGNMENT, "buffer": 0, "clear": True}, EngineCause.PACKET,
          Place.NONE, PacketCause.LENGTH),
     ]
-    if config["bus_bytes"] == 4:
-        bad = [row for row in bad if row[2] is not EngineCause.MISALIGNED]
     layout.memory[:ALIGNMENT] = 0xFF                       # as a packet: of too many words
     commands, expected = [dataclasses.replace(good, layer=0)], [None]
     for command, change, *causes in bad:

@@ -132,7 +132,7 @@ def test_ways_are_those_of_the_topology(topology: Topology, seed):
                         places.add((neighbour, hop.output, hop.channel))
             for router in topology.routers:      # those who say that they are another
                 for terminal in range(topology.terminals):
-                    if Address(*(*router, 0)[:2], terminal) != source:
+                    if topology.address(router, terminal) != source:
                         assert ctx.get(found[router, terminal, 0][1]) == 0
 
     simulator = Simulator(m)

@@ -12,6 +12,8 @@ from ulpsim import isa, registers
 from ulpsim.config import NAMED, CoreConfig, load_config
 
 from .compression.command import add_arguments as add_compression_arguments
+from .explore import add_arguments as add_explore_arguments
+from .explore import explore
 from .interconnect.command import add_arguments as add_cluster_arguments
 from .simulation import LINT_WAIVERS, SimulationError, verilator_command
 
@@ -80,12 +82,17 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("cluster", _cluster, "Let learners train on real images and exchange compressed "
                   "gradients through a cluster in RTL, every bit compared.", config=False)
     add_cluster_arguments(sub)
+    sub = command("explore", explore, "Training steps on many accelerators: which interconnect, "
+                  "with and without gradient compression.", config=False)
+    add_explore_arguments(sub)
 
     command("instructions", _instructions, "Print the instruction set as Markdown.", config=False)
     command("registers", _registers, "Print the register map as Markdown.", config=False)
     sub = command("lint", _lint, "Check the generated Verilog with Verilator's lint.")
     sub.add_argument("--compression", action="store_true",
                      help="of gradient compression (encoders, decoder, scale, engines), not a core")
+    sub.add_argument("--interconnect", action="store_true",
+                     help="of the interconnect (a cluster, guard, sender and receiver), not a core")
     sub = command("report", _report, "Synthesise for the ECP5: area by block.")
     sub.add_argument("--route", action="store_true",
                      help="also place and route for the clock frequency (tens of minutes)")
@@ -209,11 +216,14 @@ def _registers(options: argparse.Namespace) -> int:
 
 
 def _lint(options: argparse.Namespace) -> int:
-    from .compression.rtl import blocks
+    from .compression.rtl import blocks as compression_blocks
+    from .interconnect.cluster import blocks as interconnect_blocks
     from .verilog import generate
 
-    if options.compression:
-        texts = {name: generate(block, name=name)[0] for name, block in blocks()}
+    blocks = [*(compression_blocks() if options.compression else ()),
+              *(interconnect_blocks() if options.interconnect else ())]
+    if blocks:
+        texts = {name: generate(block, name=name)[0] for name, block in blocks}
     else:
         config = load_config(options.config)
         texts = {config.name: _verilog(config)[0]}

@@ -35,7 +35,6 @@ class Generator:
         `component` must be in the `sync` domain only. All components given the same name must
         be built from the same parameters; ValueError if their classes or ports differ.
         """
-        # Amaranth warns of components that nothing elaborates; this one stands in for its like.
         _mark_used(component)
         first = self.elements.setdefault(name, component)
         if type(first) is not type(component) or first.signature != component.signature:
@@ -46,6 +45,16 @@ class Generator:
             for port, flow, value in _ports(component)
         }
         return Instance(name, i_clk=ClockSignal(), i_rst=ResetSignal(), **connections)
+
+
+def _mark_used(component: wiring.Component) -> None:
+    """Amaranth warns of components that nothing elaborates; this one, and those it has been given
+    as attributes, stand in for their like."""
+    component._MustUse__used = True
+    for value in vars(component).values():
+        for inner in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(inner, wiring.Component):
+                _mark_used(inner)
 
 
 def once(platform: Any, component: wiring.Component, name: str) -> wiring.Component | Instance:
@@ -68,15 +77,6 @@ def generate(component: wiring.Component, *, name: str) -> tuple[str, list[str]]
             texts.append(_convert(platform.elements[element], element, platform))
             done.add(element)
     return "\n".join(texts), sorted(platform.elements)
-
-
-def _mark_used(component: wiring.Component) -> None:
-    """A component, and those that it has made for its elaboration."""
-    component._MustUse__used = True
-    for value in vars(component).values():
-        for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, wiring.Component):
-                _mark_used(item)
 
 
 def _ports(component: wiring.Component) -> list[tuple[str, wiring.Flow, Value]]:

@@ -70,7 +70,7 @@ class Buffer(wiring.Component):
         self.depth, self.layout = depth, FlitLayout(width)
         super().__init__({
             "write": In(1), "flit": In(self.layout), "ways": In(ways), "multicast": In(1),
-            "ready": Out(1, init=1), "asks": Out(ways), "holds": Out(1), "last": Out(1),
+            "ready": Out(1), "asks": Out(ways), "holds": Out(1), "last": Out(1),
             "take": In(1), "taken": Out(self.layout), "dropped": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
@@ -93,44 +93,42 @@ class Buffer(wiring.Component):
             port = memory.write_port()
             m.d.comb += [port.en.eq(self.write), port.addr.eq(write_at),
                          Value.cast(port.data).eq(Value.cast(value))]
+        m.d.sync += write_at.eq(_stepped(write_at, self.write))
         with m.If(self.write):
-            m.d.sync += [write_at.eq(write_at + 1), ways.eq(coming.ways),
-                         multicast.eq(coming.multicast)]
+            m.d.sync += [ways.eq(coming.ways), multicast.eq(coming.multicast)]
 
         # What is in front, at `front_at`; what follows it at `next_at`, if anything is `waiting`.
         # Its packet begins at `base` as long as copies of it remain.
         base, front_at, next_at, taken_at = (Signal(range(depth), name=name) for name in (
             "base", "front_at", "next_at", "taken_at"))
-        stored, waiting = Signal(range(depth + 1)), Signal(range(depth + 1))
+        # Counts are as many ones as they count: whether there is room, or more, is a bit of them.
+        stored, waiting = Signal(depth), Signal(depth)
         valid = Signal()
         front = Signal(control, reset_less=True)
         away, final = Signal(reset_less=True), Signal(reset_less=True)
-        rewound = Signal()
+        rewound, ended = Signal(), Signal()
         following = Signal(control)
         more, there, advance, keeps, leaves, rewind, load = (Signal(name=name) for name in (
             "more", "there", "advance", "keeps", "leaves", "rewind", "load"))
         ahead, taken = controls.read_port(domain="comb"), flits.read_port(domain="comb")
         m.d.comb += [
             ahead.addr.eq(next_at), taken.addr.eq(taken_at), self.taken.eq(taken.data),
-            more.eq(waiting != 0), there.eq(more | self.write),
+            more.eq(waiting[0]), there.eq(more | self.write),
             following.eq(Mux(more, ahead.data, coming)),
             keeps.eq(front.multicast & ~away & ~final),
             advance.eq(self.take | (valid & away)),
             leaves.eq(advance & ~keeps), rewind.eq(advance & keeps & front.last),
             load.eq((~valid | advance) & ~rewind & there), self.last.eq(front.last)]
         m.d.sync += [taken_at.eq(front_at), rewound.eq(rewind)]
-        now = stored + self.write
-        m.d.sync += [stored.eq(Mux(leaves, now - 1, now)),
-                     self.ready.eq(Mux(leaves, now <= depth - UNDER_WAY + 1,
-                                       now <= depth - UNDER_WAY))]
-        later = waiting + self.write
-        m.d.sync += waiting.eq(Mux(rewind, now, Mux(load, later - 1, later)))
-        with m.If(leaves):
-            m.d.sync += base.eq(base + 1)
-        with m.If(rewind):
-            m.d.sync += next_at.eq(base)
-        with m.Elif(load):
-            m.d.sync += [front_at.eq(next_at), next_at.eq(next_at + 1)]
+        now, later = _counted(stored, self.write), _counted(waiting, self.write)
+        m.d.comb += self.ready.eq(~stored[depth - UNDER_WAY])
+        m.d.sync += [
+            stored.eq(Mux(leaves, now >> 1, now)),
+            waiting.eq(Mux(rewind, now, Mux(load, later >> 1, later))),
+            base.eq(_stepped(base, leaves)),
+            next_at.eq(Mux(rewind, base, _stepped(next_at, load)))]
+        with m.If(load):
+            m.d.sync += front_at.eq(next_at)
         with m.If(~valid | advance):
             m.d.sync += valid.eq(there & ~rewind)
         with m.If(load):
@@ -143,17 +141,30 @@ class Buffer(wiring.Component):
             m.d.sync += self.asks.eq(following.ways)
         with m.Elif(advance & (front.last | ~front.multicast)):
             m.d.sync += self.asks.eq(0)
-        done, remaining, lowest = (Signal(count, name=name) for name in (
-            "done", "remaining", "lowest"))
+        done, known, remaining, lowest = (Signal(count, name=name) for name in (
+            "done", "known", "remaining", "lowest"))
+        choose = Signal()
         came, left = Signal(range(2 * depth)), Signal(range(2 * depth))     # last flits
-        m.d.comb += [remaining.eq(front.ways & ~done),
+        m.d.comb += [known.eq(Mux(ended, 0, done)), remaining.eq(front.ways & ~known),
+                     choose.eq((valid | rewound) & front.multicast & ~away & (self.asks == 0)
+                               & (came != left)),
                      lowest.eq(Cat(remaining[i] & ~remaining[:i].any() for i in range(count)))]
-        with m.If((valid | rewound) & front.multicast & ~away & (self.asks == 0)
-                  & (came != left)):
-            m.d.sync += [self.asks.eq(lowest), done.eq(done | lowest),
+        with m.If(choose):
+            m.d.sync += [self.asks.eq(lowest), done.eq(known | lowest),
                          final.eq(remaining == lowest)]
-        with m.If(self.write & self.flit.last):
-            m.d.sync += came.eq(came + 1)
-        with m.If(leaves & front.last):
-            m.d.sync += [left.eq(left + 1), done.eq(0)]
+        m.d.sync += [came.eq(_stepped(came, self.write & self.flit.last)),
+                     left.eq(_stepped(left, leaves & front.last))]
+        m.d.sync += ended.eq(leaves & front.last)
+        with m.If(ended & ~choose):
+            m.d.sync += done.eq(0)
         return m
+
+
+def _stepped(pointer: Signal, step: Value) -> Value:
+    """`pointer` + `step`, in lookup tables: a carry chain is slower for so few bits."""
+    return Cat(pointer[i] ^ (step & pointer[:i].all()) for i in range(len(pointer)))
+
+
+def _counted(count: Signal, one: Value) -> Value:
+    """One more, if `one`, as a row of ones."""
+    return Mux(one, Cat(1, count[:-1]), count)

@@ -1,19 +1,22 @@
 """A cluster: nodes at the terminals of a network, with a memory each or one for all."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from ulpsim.interconnect.router import DEPTH
-from ulpsim.interconnect.topology import Topology
+from ulpsim.interconnect.topology import Address, Ring, Topology, Torus
 
 from ..bus import AXI4Read, AXI4Write
 from .arbitration import ReadArbiter, WriteArbiter
+from .guard import Guard
+from .interface import Receiver, Sender
 from .network import Network
 from .node import Node, NodeCommand, NodeCompletion
 
-__all__ = ["Cluster"]
+__all__ = ["Cluster", "blocks"]
 
 
 class Cluster(wiring.Component):
@@ -80,3 +83,13 @@ class Cluster(wiring.Component):
                 wiring.connect(m, node.read, wiring.flipped(reads[i]))
                 wiring.connect(m, node.write, wiring.flipped(writes[i]))
         return m
+
+
+def blocks() -> Iterator[tuple[str, wiring.Component]]:
+    """The interconnect's blocks that stand by themselves, by the names of their modules."""
+    torus = Torus(2, 2)
+    yield "network", Network(topology=Torus(3, 3))
+    yield "sender", Sender(topology=torus, address=Address(1, 0))
+    yield "receiver", Receiver()
+    yield "guard", Guard(address=Address(1, 0))
+    yield "cluster", Cluster(topology=Ring(2, one_way=True), lanes=1, shared=True)

@@ -118,7 +118,7 @@ class Router(wiring.Component):
     def _report(self, m: Module, dropped: list[Value]) -> None:
         pending = Signal(len(dropped))
         reported = Signal(len(dropped))
-        own = Address(*(*self.place, 0)[:2]).encode()
+        own = self.topology.address(self.place, 0).encode()
         m.d.comb += [
             reported.eq(pending & -pending), self.dropped.valid.eq(pending.any()),
             Value.cast(self.dropped.payload).eq(own + _either(
@@ -151,11 +151,10 @@ class Router(wiring.Component):
                 Mux(source[i], buffer.taken, 0) for i, buffer in enumerate(buffers)))]
         m.d.sync += source.eq(arbiter.grants)
         for c in range(channels):
-            goes = [(grant & wanted[c], buffer.last) for grant, wanted, buffer in zip(
-                arbiter.grants, asks, buffers, strict=True)]
             going, ending = Signal(name=f"going_{output}_{c}"), Signal(name=f"ending_{output}_{c}")
-            m.d.comb += [going.eq(Cat(go for go, _ in goes).any()),
-                         ending.eq(Cat(go & last for go, last in goes).any())]
+            ends = [wanted[c] & buffer.last for buffer, wanted in zip(buffers, asks, strict=True)]
+            m.d.comb += [going.eq((arbiter.grants & Cat(wanted[c] for wanted in asks)).any()),
+                         ending.eq((arbiter.grants & Cat(ends)).any())]
             m.d.sync += [valid[c].eq(going), busy[c].eq((busy[c] | going) & ~ending)]
         if isinstance(output, Direction):
             link = getattr(self, f"{output}_out")

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from amaranth.hdl import C, Value
-from ulpsim.interconnect.topology import Address, Direction, Port, Topology
+from ulpsim.interconnect.topology import Direction, Port, Topology
 
 __all__ = ["Way", "legal_ways", "ways"]
 
@@ -73,7 +73,7 @@ def ways(topology: Topology, router: tuple[int, ...], arrived: Port, arrived_cha
 
 def _is_source(topology: Topology, router: tuple[int, ...], terminal: Port, header: Any) -> Value:
     assert isinstance(terminal, int)
-    return Value.cast(header.source) == Address(*(*router, 0)[:2], terminal).encode()
+    return Value.cast(header.source) == topology.address(router, terminal).encode()
 
 
 def _exists(topology: Topology, address: Any) -> Value:

@@ -225,11 +225,13 @@ class Network:
         arrivals: list[tuple[Router, Port, int, Flit]] = []
         decisions = []
         for place, router in self.routers.items():
-            ready = {(t, 0): len(queue) <= EJECTION - UNDER_WAY
-                     for t, queue in enumerate(router.ejection)}
+            ready: dict[Key, bool] = {(t, 0): len(queue) <= EJECTION - UNDER_WAY
+                                      for t, queue in enumerate(router.ejection)}
             for port in router.outputs:
                 if isinstance(port, Direction):
-                    neighbour = self.routers[self.topology.neighbour(place, port)]
+                    beyond = self.topology.neighbour(place, port)
+                    assert beyond is not None
+                    neighbour = self.routers[beyond]
                     for c in range(self.topology.channels):
                         ready[port, c] = neighbour.buffers[port, c].ready
                     if (link := router.links[port]) is not None:

@@ -145,8 +145,12 @@ class Topology:
     @property
     def nodes(self) -> list[Address]:
         """All terminals, in the order of their numbers: routers in order, its terminals each."""
-        return [Address(*(*c, 0)[:2], terminal) for c in self.routers
+        return [self.address(router, terminal) for router in self.routers
                 for terminal in range(self.terminals)]
+
+    def address(self, router: tuple[int, ...], terminal: int) -> Address:
+        """The address of a router's terminal."""
+        return Address(router[0], router[1] if len(router) > 1 else 0, terminal)
 
     def coordinates(self, address: Address) -> tuple[int, ...]:
         return (address.x, address.y)[:len(self.sizes)]
@@ -236,7 +240,7 @@ class Topology:
 
         A multicast packet takes all of the hops, any other the only one.
         """
-        if isinstance(arrived, int) and source != Address(*(*router, 0)[:2], arrived):
+        if isinstance(arrived, int) and source != self.address(router, arrived):
             return []
         if multicast:
             return self._multicast(router, arrived, arrived_channel, source)

@@ -1,0 +1,1 @@
+"""The system explorer: training steps on many accelerators, over any interconnect."""
