@@ -77,7 +77,7 @@ def test_whole_network(capsys: pytest.CaptureFixture[str]) -> None:
     summary = run([], capsys)
     check(summary)
     for step in summary["steps"]:
-        assert step["link_share"] <= 1.05
+        assert step["framing"] <= 1.05
         assert step["ratio_reached"] >= 0.8
 
 

@@ -90,10 +90,12 @@ class Scene:
     """A round of all nodes, to be played to one of them with something wrong."""
 
     def __init__(self, rng: np.random.Generator, operation: Operation = Operation.ALL_GATHER,
-                 **fields: int) -> None:
+                 own: int | None = None, **fields: int) -> None:
         fields = {"address": BUFFERS, "bytes": 1500, "pitch": 3072, "table": TABLE,
                   "patience": 2000} | fields
         self.commands = [Command(operation, round=5, **fields)] * 3
+        if own is not None:
+            self.commands[NODE] = dataclasses.replace(self.commands[NODE], bytes=own)
         self.golden = Collectives(RING, memories(rng, 3))
         self.before = self.golden.memories[NODE].copy()
         self.golden.run(self.commands)
@@ -155,6 +157,23 @@ def test_corrupt_flit(rng: np.random.Generator) -> None:
         run = scene.play(wrong)
         assert run.completions[0] == Completion(cause, 0)
         assert run.ended[0] - run.begun[0] < 1000
+
+
+def test_failure_of_what_is_passed_on(rng: np.random.Generator) -> None:
+    """With nothing of its own to say, the node passes on packets of a chunk that then fails: by a
+    corrupt packet, or because no more comes. It sends no more than has come, nor the chunk's end."""
+    scene = Scene(rng, own=0, bytes=2900)
+    for packets, completion in ((1, Completion(Cause.TIMEOUT, 0)), (2, Completion(Cause.CRC, 0))):
+        flits = flits_of(scene.coming[:2])[:130 * packets]
+        if packets == 2:
+            flits[-2] = dataclasses.replace(flits[-2], data=flits[-2].data ^ 1)
+        run = scene.play(flits)
+        assert run.completions[0] == completion
+        headers = [Header.decode(f.data) for f in run.flits if f.first]
+        ours = [Tag.decode(h.tag) for h in headers if Tag.decode(h.tag).round == 5]
+        assert ours[0] == Tag(NODE, 5, True) and set(ours[1:]) <= {Tag(0, 5, False)}
+        assert len(ours) <= 2
+        assert sum(f.last for f in run.flits) == len(headers)
 
 
 def test_packets_out_of_place(rng: np.random.Generator) -> None:

@@ -11,10 +11,10 @@ from amaranth.utils import exact_log2
 from ..bus import AXI4Write, fixed_write
 from .reader import BurstRequest, round_robin
 
-__all__ = ["BeatWriter", "WriteClient", "WritePort", "written_beat"]
+__all__ = ["WRITES_UNDER_WAY", "BeatWriter", "WriteClient", "WritePort", "written_beat"]
 
 #: Bursts whose beats have not been sent, and whose answers have not come.
-_BURSTS = 16
+WRITES_UNDER_WAY = 16
 
 
 def written_beat(bus_bytes: int) -> data.StructLayout:
@@ -65,8 +65,9 @@ class WritePort(wiring.Component):
         bus, clients = self.bus, [getattr(self, f"client_{i}") for i in range(self.clients)]
         fixed_write(m, bus)
         issued = data.StructLayout({"client": range(self.clients), "length": 8})
-        m.submodules.order = order = SyncFIFO(width=issued.size, depth=_BURSTS)
-        m.submodules.answers = answers = SyncFIFO(width=issued["client"].width, depth=_BURSTS)
+        m.submodules.order = order = SyncFIFO(width=issued.size, depth=WRITES_UNDER_WAY)
+        m.submodules.answers = answers = SyncFIFO(width=issued["client"].width,
+                                                  depth=WRITES_UNDER_WAY)
         free = Signal(name="free")
         m.d.comb += free.eq((~bus.awvalid | bus.awready) & order.w_rdy & answers.w_rdy & ~self.stop)
         chosen, some = round_robin(m, [client.requests.valid for client in clients], free)

@@ -5,6 +5,7 @@ from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
+from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 from ulpsim.interconnect.collective import MOST_NODES, Cause, Operation
@@ -12,7 +13,7 @@ from ulpsim.interconnect.topology import Topology
 
 from ..bus import AXI4Read, AXI4Write, Response
 from ..compression.reader import ReadPort
-from ..compression.writer import BeatWriter, WritePort
+from ..compression.writer import WRITES_UNDER_WAY, BeatWriter, WritePort
 from .chunks import ChunkLengths, ChunkWalk
 from .collective_command import CollectiveCommand, CollectiveCompletion
 from .inbox import Inbox
@@ -27,9 +28,8 @@ class Collective(wiring.Component):
     """Exchanges memory with the other nodes: all-gather, all-reduce, broadcast, barrier.
 
     One command at a time, as `ulpsim.interconnect.collective` has it; the nodes may begin at
-    different times. Sending and taking go on side by side. Taking waits for memory alone, and what
-    is sent is either there from the beginning or has been taken completely, so nodes never wait for
-    each other in a circle.
+    different times. Sending and taking go on side by side: a packet is passed on as its beats come
+    to memory. Taking waits for memory alone, so nodes never wait for each other in a circle.
 
     A command ends with a cause, and the node to blame, if a packet comes damaged, is out of place
     or too long for its region (nothing is written outside of that), if the bus answers with an
@@ -40,8 +40,8 @@ class Collective(wiring.Component):
 
     A beat a cycle each way, if the bus takes a read and a write in every cycle, and a packet takes
     two flits more than its payload. All-reduce reads twice while it adds, so it is bound by the bus
-    there to half of that. A packet is taken as a whole, and a chunk sent on when it is in memory:
-    a step costs the largest packet, two latencies of memory and some 40 cycles besides.
+    there to half of that. A packet is passed on two latencies of memory and some 40 cycles after
+    its last flit has come.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ class Collective(wiring.Component):
             is_root.eq(command.root == self.node),
             self.completions.payload.cause.eq(cause), self.completions.payload.node.eq(blamed)]
         wrong = self._check(m, command, gathers, reduces, alone, is_root)
-        self._move(m, command, gathers, reduces, alone)
+        self._move(m, command, reduces, alone)
         flushed = self.writer.idle & writes.quiet
         m.d.comb += [inbox.flushed.eq(flushed), self.writer.ending.eq(inbox.ending),
                      self.table_writer.address.eq(command.table),
@@ -182,8 +182,8 @@ class Collective(wiring.Component):
                 safe = ~reduces | (taken < sent + (self.count - 1))
                 m.d.comb += [
                     inbox.begin.eq(inbox.idle & (taken != takes) & safe),
-                    outbox.begin.eq(outbox.idle & (sent != sends) & (taken >= sent)),
-                    self.writer.begin.eq(inbox.begin),
+                    outbox.begin.eq(outbox.idle & (sent != sends) & (taken + 1 >= sent)),
+                    outbox.complete.eq(taken >= sent), self.writer.begin.eq(inbox.begin),
                     taking.step.eq(inbox.done), self.sending.step.eq(outbox.done),
                     self.lengths.write_enable.eq(inbox.done),
                     self.lengths.write.number.eq(taking.number),
@@ -218,7 +218,7 @@ class Collective(wiring.Component):
                 with m.If(self.completions.ready):
                     m.next = "IDLE"
 
-    def _move(self, m: Module, command: Any, gathers: Value, reduces: Value, alone: Value) -> None:
+    def _move(self, m: Module, command: Any, reduces: Value, alone: Value) -> None:
         """Where the next chunks are, and how long."""
         outbox, inbox, taking, sending = self.outbox, self.inbox, self.taking, self.sending
         span = Signal(40)
@@ -235,12 +235,32 @@ class Collective(wiring.Component):
             inbox.address.eq(taking.place), inbox.chunk.eq(taking.number),
             inbox.round.eq(command.round), inbox.exact.eq(reduces),
             inbox.add.eq(reduces & ~self._second_half(m, taking)),
-            self.writer.address.eq(taking.place)]
-        with m.Switch(command.operation):
-            with m.Case(Operation.ALL_GATHER, Operation.BROADCAST):
-                m.d.comb += [outbox.bytes.eq(self.lengths.bytes), inbox.limit.eq(command.pitch)]
-            with m.Case(Operation.ALL_REDUCE):
-                m.d.comb += [outbox.bytes.eq(sending.piece), inbox.limit.eq(taking.piece)]
+            self.writer.address.eq(taking.place),
+            outbox.written.eq(Mux(outbox.complete, outbox.bytes, self._written(m)))]
+        with m.If(~outbox.complete):
+            m.d.comb += outbox.bytes.eq(inbox.bytes)
+        with m.Elif(reduces):
+            m.d.comb += outbox.bytes.eq(sending.piece)
+        with m.Elif(command.operation != Operation.BARRIER):
+            m.d.comb += outbox.bytes.eq(self.lengths.bytes)
+        with m.If(reduces):
+            m.d.comb += inbox.limit.eq(taking.piece)
+        with m.Elif(command.operation != Operation.BARRIER):
+            m.d.comb += inbox.limit.eq(command.pitch)
+
+    def _written(self, m: Module) -> Value:
+        """Bytes of the chunk that is being taken that are in memory, in whole beats."""
+        inbox, client = self.inbox, self.writer.client
+        m.submodules.bursts = bursts = SyncFIFO(width=8, depth=WRITES_UNDER_WAY)
+        request = client.requests
+        beats = Signal(32, name="beats_written")
+        m.d.comb += [bursts.w_en.eq(request.valid & request.ready),
+                     bursts.w_data.eq(request.payload.length), bursts.r_en.eq(client.answered)]
+        with m.If(inbox.begin | inbox.done):
+            m.d.sync += beats.eq(0)
+        with m.Elif(client.answered):
+            m.d.sync += beats.eq(beats + bursts.r_data + 1)
+        return beats << exact_log2(self.bus_bytes)
 
     def _second_half(self, m: Module, taking: ChunkWalk) -> Signal:
         """The chunk of the right neighbour has been taken: from there on sums come."""

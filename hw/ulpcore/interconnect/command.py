@@ -100,7 +100,9 @@ def _figures(step: "StepFigures", count: int, elements: int) -> dict[str, Any]:
     byte_ratio, cycle_ratio = links["dense"] / links["gather"], cycles["dense"] / cycles["gather"]
     return {"loss": step.loss, "bytes": step.bytes, "cycles": cycles, "link_bytes": links,
             "rate": 4 * elements * count / sum(step.bytes),
-            # Bytes on the busiest link over the share that must pass it on the average.
+            # All bytes on links, on the busiest one, over those of packets that must pass it, on
+            # the average: what headers and CRCs add, and chunks that are not alike.
+            "framing": links["gather_mean"] / ((count - 1) / count * sum(step.bytes)),
             "link_share": links["gather"] / ((count - 1) / count * sum(step.bytes)),
             "byte_ratio": byte_ratio, "cycle_ratio": cycle_ratio,
             "ratio_reached": cycle_ratio / byte_ratio, "differing": step.differing}

@@ -24,7 +24,7 @@ from .cluster_rtl import ClusterRun, NodeStep, run_cluster
 __all__ = ["Learners", "StepFigures"]
 
 #: Regions begin at multiples of so many bytes.
-_ALIGNMENT = 64
+_ALIGNMENT = 128
 #: Cycles that a node may be behind the others.
 _PATIENCE = 1 << 24
 _RATE = 0.1
@@ -44,7 +44,8 @@ class StepFigures:
         Of each phase (`compress`, `gather`, `decode`, `dense`), from the first node's begin to the
         last one's end. `dense` is the all-reduce of the gradients as they are.
     link_bytes
-        On the busiest link, of `gather` and of `dense`.
+        On the busiest link, of `gather` and of `dense`; `gather_mean` on the average of the links
+        that are used.
     differing
         `reports`, `bytes` of memory and `flits` that differ between RTL and golden model,
         `elements` of the sum that differ between nodes.
@@ -53,7 +54,7 @@ class StepFigures:
     loss: float
     bytes: list[int]
     cycles: dict[str, int]
-    link_bytes: dict[str, int]
+    link_bytes: dict[str, float]
     differing: dict[str, int]
 
 
@@ -197,9 +198,9 @@ class Learners:
             for name, value in fields.items()}) for base in self.bases]
 
     def _golden(self, plan: list[list[compression.Command]], begin: int) -> tuple[
-            list[list[Any]], list[int], list[list[NodeStep]], list[int], dict[str, int]]:
+            list[list[Any]], list[int], list[list[NodeStep]], list[int], dict[str, float]]:
         """Carry out a step in the memories: reports and flits of every node, what it is to be told,
-        the bytes of its packets; the bytes on the busiest link."""
+        the bytes of its packets; the bytes on links."""
         nodes = range(self.count)
         memories = self.memories * (self.count if self.shared else 1)
         bus_bytes = self.width // 8
@@ -208,19 +209,19 @@ class Learners:
                               largest=self.options.get("largest", 1024))
         reports: list[list[Any]] = [[] for _ in nodes]
         steps: list[list[NodeStep]] = [[] for _ in nodes]
-        busiest = {}
+        links: dict[str, float] = {}
 
         def compress(commands: list[list[compression.Command]]) -> None:
             for node in nodes:
                 reports[node] += [engines[node].run(command) for command in commands[node]]
                 steps[node] += [NodeStep(command) for command in commands[node]]
 
-        def together(commands: list[collective.Command], told: list[NodeStep]) -> int:
+        def together(commands: list[collective.Command], told: list[NodeStep]) -> list[int]:
             before = cluster.link_bytes
             for node, report in enumerate(cluster.run(commands)):
                 reports[node].append(report)
                 steps[node].append(told[node])
-            return max(b - before.get(link, 0) for link, b in cluster.link_bytes.items())
+            return [b - before.get(link, 0) for link, b in cluster.link_bytes.items()]
 
         def barrier(number: int) -> None:
             commands = self._collective(collective.Operation.BARRIER, begin + number)
@@ -232,9 +233,10 @@ class Learners:
         barrier(1)
         commands = self._collective(collective.Operation.ALL_GATHER, begin + 2,
                                     address=self.buffers, pitch=self.capacity, table=self.table)
-        busiest["gather"] = together(
+        passed = together(
             [dataclasses.replace(c, bytes=size) for c, size in zip(commands, bytes_, strict=True)],
             [NodeStep(command, packed=True) for command in commands])
+        links["gather"], links["gather_mean"] = max(passed), sum(passed) / len(passed)
         barrier(3)
         compress([self._decode(node) for node in nodes])
         barrier(4)
@@ -242,10 +244,10 @@ class Learners:
         pitch = -(-size // (self.count * bus_bytes)) * bus_bytes
         commands = self._collective(collective.Operation.ALL_REDUCE, begin + 5,
                                     address=self.vector, bytes=size, pitch=pitch)
-        busiest["dense"] = together(commands, [NodeStep(command) for command in commands])
+        links["dense"] = max(together(commands, [NodeStep(command) for command in commands]))
         flits = [sum(packet_flits(header.bytes, self.width) for header, _ in packets)
                  for packets in cluster.sent]
-        return reports, flits, steps, bytes_, busiest
+        return reports, flits, steps, bytes_, links
 
     def _cycles(self, run: ClusterRun, steps: list[list[NodeStep]]) -> dict[str, int]:
         layers = len(self.elements)

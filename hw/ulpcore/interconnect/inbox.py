@@ -89,12 +89,13 @@ class Inbox(wiring.Component):
     packets : In(stream(HeaderLayout)), payload : In(stream(width))
         As of `Receiver`. A packet of an earlier round is thrown away, one of a later round waits.
     beats : Out(stream(written_beat)), ending : Out(1), flushed : In(1)
-        To memory; no more come until the chunk is complete; all have been written.
+        To memory; none come for the moment; all have been written.
     stop : In(1)
         Take no more. `idle` comes when what was taken has been written.
     idle : Out(1)
     done : Out(1), bytes : Out(32)
-        A chunk is complete and in memory, for a cycle; how long it is.
+        A chunk is complete and in memory, for a cycle; how long it is, and before, how long it is
+        at least, with the packet that is being taken; 0 when there is none.
     came : Out(1)
         A packet of the chunk has come.
     wrong : Out(1)
@@ -175,9 +176,9 @@ class Inbox(wiring.Component):
                 m.d.sync += [number.eq(self.chunk), round_.eq(self.round), limit.eq(self.limit),
                              exact.eq(self.exact), add.eq(self.add)]
                 with m.If(self.begin):
-                    m.d.sync += self.bytes.eq(0)
                     m.next = "WAIT"
             with m.State("WAIT"):
+                m.d.comb += self.ending.eq(~self.packets.valid & sums.empty)
                 m.d.sync += [left.eq((header.bytes + (bus_bytes - 1)) >> low),
                              tail.eq(header.bytes[:low])]
                 with m.If(self.stop):
@@ -213,9 +214,11 @@ class Inbox(wiring.Component):
                 m.d.comb += self.ending.eq(1)
                 with m.If(settled):
                     m.d.comb += self.done.eq(1)
+                    m.d.sync += self.bytes.eq(0)
                     m.next = "IDLE"
             with m.State("CLEAR"):
                 m.d.comb += [self.ending.eq(1), reader.discard.eq(1)]
+                m.d.sync += self.bytes.eq(0)
                 with m.If(settled & reader.idle):
                     m.next = "IDLE"
         # Sums still come while the next header is awaited.
