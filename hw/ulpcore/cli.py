@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -111,16 +112,20 @@ def _verilog(config: CoreConfig) -> tuple[str, list[str]]:
 
 def _generate(options: argparse.Namespace) -> int:
     config = load_config(options.config)
+    start = time.perf_counter()
     text, elements = _verilog(config)
+    seconds = round(time.perf_counter() - start, 1)
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"{config.name}.v"
     path.write_text(text)
     summary = {"file": str(path), "module": config.name, "bytes": len(text),
-               "modules": text.count("\nmodule "), "repeated elements": elements}
+               "modules": text.count("\nmodule "), "seconds": seconds,
+               "repeated elements": elements}
     if options.json:
         print(json.dumps(summary))
     else:
-        print(f"{path}: module {config.name}, {summary['modules']} modules, {len(text)} bytes")
+        print(f"{path}: module {config.name}, {summary['modules']} modules, {len(text)} bytes, "
+              f"{seconds} s")
     return 0
 
 
