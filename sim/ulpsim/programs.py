@@ -423,6 +423,11 @@ class _InstructionWriter:
         for field in ("precision", "source"):
             if group.endswith(f"{field} after {field}"):
                 return [self.changed(draw(), {field: value}) for value in values]
+        if values == ("bursts",):
+            beats = self.config.burst_beats + 1 + self.below(8)
+            more = {"target": Target.ACTIVATIONS} if group.startswith("LOAD") else {}
+            return [self.changed(draw(), {"length": beats * self.config.bus_slots, "rows": 1,
+                                          **more})]
         before = draw()
         for _ in range(10_000):
             instruction = draw()
