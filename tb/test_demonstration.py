@@ -13,7 +13,8 @@ from ulpcore.rtl import MemoryModel
 from ulpsim.config import EDGE, NANO
 from ulpsim.evaluation import evaluate, quantise
 from ulpsim.formats import FORMATS, Precision
-from ulpsim.network import Stored, load_network
+from ulpsim.network import Network, Stored, load_network
+from ulpsim.programs import random_codes
 
 FOLDER = Path(__file__).parents[1] / "examples" / "fashion_mnist"
 EVERY = dataclasses.replace(EDGE, formats=tuple(Precision))
