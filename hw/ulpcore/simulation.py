@@ -295,7 +295,7 @@ def _make(model: Path, environment: Mapping[str, str]) -> None:
     that want it the same.
     """
     make = ["make", "-s", "-C", str(model), "-f", "Vtop.mk", "-j", "2", *_OPTIMISATION]
-    switches, _, classes = (model / "Vtop_classes.mk").read_text().partition("### Object file lists")
+    switches, _, classes = (model / "Vtop_classes.mk").read_text().partition("### Object file")
     flags = (model / "Vtop.mk").read_text().partition("# User CFLAGS")[2].partition("\n\n")[0]
     runtime = [f"{name}.o" for name in classes.partition("VM_GLOBAL_FAST")[2].split()
                if name.startswith("verilated")]

@@ -44,7 +44,8 @@ def vectors_together(config: CoreConfig, precision: Precision, stride: int) -> i
     fit the banks: each then lies where one bit of the stride says. Vectors of half a slot come
     alone.
     """
-    if precision in config.halved_formats or stride < config.column_lanes // precision.per_slot or stride & (stride - 1):
+    if (precision in config.halved_formats or stride & (stride - 1)
+            or stride < config.column_lanes // precision.per_slot):
         return 1
     return max(1, config.banks // stride)
 

@@ -261,8 +261,8 @@ INSTRUCTIONS = (
         "on, and the FP32 result becomes row scalar reduced_row + r. With `fold` the groups' "
         "accumulators are added first, the first column of each, the second of each, and so on: "
         "all that follows, residual and result too, has the columns of one group. Where a slot "
-        "holds twice as many elements as the array has outputs, the vector is its lower half, and a "
-        "result's upper half becomes 0; with `upper` it is the upper half, and the lower one "
+        "holds twice as many elements as the array has outputs, the vector is its lower half, and "
+        "a result's upper half becomes 0; with `upper` it is the upper half, and the lower one "
         "stays.",
         (Field("float_accumulator", 1, "the accumulators hold FP32, not INT32"),
          Field("relu", 1, "maximum with 0"),
