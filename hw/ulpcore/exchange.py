@@ -149,6 +149,8 @@ class Exchange(wiring.Component):
                 m.d.comb += [self.collective.valid.eq(collects), self.commands.valid.eq(~collects)]
                 with m.If(Mux(collects, self.collective.ready, self.commands.ready)):
                     m.next = "WAIT"
+                with m.Elif(halted):        # a core without a network waits here for ever
+                    m.next = "IDLE"
             with m.State("WAIT"):
                 m.d.comb += [self.abort.eq(halted), compressed.ready.eq(~collects),
                              collected.ready.eq(collects)]

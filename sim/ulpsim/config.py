@@ -11,9 +11,11 @@ from pathlib import Path
 
 from .compression.adacomp import LARGEST_BIN
 from .formats import Precision
+from .interconnect.packets import WIDTHS
 from .isa import INSTRUCTION_BYTES, Fold, Unit
 
-__all__ = ["NAMED", "SLOT_BITS", "SLOT_BYTES", "CoreConfig", "load_config"]
+__all__ = ["NAMED", "SLOT_BITS", "SLOT_BYTES", "CoreConfig", "cluster_core",
+           "load_config"]
 
 SLOT_BITS = 16
 SLOT_BYTES = 2
@@ -336,6 +338,20 @@ RAPID = CoreConfig(
     outstanding_reads=8,
 )
 NAMED = {config.name: config for config in (EDGE, NANO, RAPID)}
+
+
+def cluster_core(config: CoreConfig) -> CoreConfig:
+    """The core of a cluster: the same with an exchange unit and a bus of at least 8 bytes, which is
+    the network's narrowest link.
+
+    Raises ValueError for a bus that is wider than the widest link.
+    """
+    narrowest, widest = min(WIDTHS) // 8, max(WIDTHS) // 8
+    if config.bus_bytes > widest:
+        raise ValueError(f"bus_bytes of a core in a cluster must be at most {widest}, the widest "
+                         f"link, not {config.bus_bytes} as {config.name!r} has")
+    return dataclasses.replace(config, exchange=config.exchange or 1,
+                               bus_bytes=max(narrowest, config.bus_bytes))
 
 
 def load_config(source: str | Path) -> CoreConfig:
