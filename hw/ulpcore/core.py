@@ -66,9 +66,9 @@ class Core(wiring.Component):
     interrupt : Out(1)
         High while a finished or failed run waits for the host, if enabled.
     collective : Out(stream(CollectiveCommand)), collective_done : In(stream(CollectiveCompletion))
-    collective_stop : Out(1), nodes : In(9)
-        Of a core with an exchange unit: to the collective engine beside it, and how many nodes
-        there are. The compression engine is in the core.
+    collective_stop : Out(1), nodes : In(9), status : Out(3)
+        Of a core with an exchange unit: to the collective engine beside it; how many nodes there
+        are; busy, done and fault, as in the register STATUS. The compression engine is in the core.
     """
 
     def __init__(self, *, config: CoreConfig) -> None:
@@ -80,7 +80,8 @@ class Core(wiring.Component):
             "interrupt": Out(1),
             **({"collective": Out(stream.Signature(CollectiveCommand)),
                 "collective_done": In(stream.Signature(CollectiveCompletion)),
-                "collective_stop": Out(1), "nodes": In(9)} if config.exchange else {}),
+                "collective_stop": Out(1), "nodes": In(9), "status": Out(3)}
+               if config.exchange else {}),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -171,6 +172,7 @@ class Core(wiring.Component):
             engine.stop.eq(exchange.abort), self.collective_stop.eq(exchange.abort),
             exchange.segments.eq(registers.segments), exchange.step.eq(registers.step),
             exchange.round.eq(registers.round), exchange.nodes.eq(self.nodes),
+            self.status.eq(registers.status),
             registers.nodes.eq(self.nodes), registers.exchange_fault.eq(exchange.exchange_fault)]
         return exchange.quiet
 

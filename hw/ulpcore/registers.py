@@ -32,7 +32,7 @@ class Registers(wiring.Component):
         What has been written.
     busy, done, fault, fault_cause, fault_index, cycles
         From the sequencer. `done` and `fault` are pulses.
-    step : Out(10), round : Out(6), exchange_fault : In(32), nodes : In(9)
+    status : Out(3), step : Out(10), round : Out(6), exchange_fault : In(32), nodes : In(9)
         Of a core with an exchange unit.
     """
 
@@ -70,8 +70,8 @@ class Registers(wiring.Component):
             "fault_cause": In(8),
             "fault_index": In(32),
             "cycles": In(64),
-            **({"step": Out(10), "round": Out(6), "exchange_fault": In(32), "nodes": In(9)}
-               if config.exchange else {}),
+            **({"status": Out(3), "step": Out(10), "round": Out(6), "exchange_fault": In(32),
+                "nodes": In(9)} if config.exchange else {}),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -99,6 +99,7 @@ class Registers(wiring.Component):
         if self.config.exchange:
             m.d.comb += [
                 self.step.eq(values["STEP"]), self.round.eq(values["ROUND"]),
+                self.status.eq(values["STATUS"]),
                 values["EXCHANGE_FAULT"].eq(self.exchange_fault), values["NODES"].eq(self.nodes)]
         for segment in Segment:
             bounds = self.segments[segment.value]

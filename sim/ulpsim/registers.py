@@ -10,7 +10,7 @@ from .isa import Segment
 
 __all__ = ["BY_NAME", "CORE_IDENTIFIER", "EXCHANGE_REGISTERS", "REGISTERS", "WATCHDOG_RESET",
            "Access", "Control", "Register", "Status", "constants", "documentation",
-           "registers_of"]
+           "registers_of", "table"]
 
 CORE_IDENTIFIER = 0x756C7001
 WATCHDOG_RESET = 0x00100000
@@ -128,12 +128,16 @@ def constants(config: CoreConfig) -> dict[str, int]:
     }
 
 
+def table(registers: Iterable[Register]) -> list[str]:
+    """Registers as lines of a table in Markdown."""
+    return ["| offset | register | access | reset | meaning |", "|---|---|---|---|---|",
+            *(f"| {r.offset:#04x} | {r.name} | {r.access.value} | {r.reset:#x} | {r.meaning} |"
+              for r in registers)]
+
+
 def documentation() -> str:
     """The register map as Markdown, for `docs/registers.md`."""
-    def rows(table: Iterable[Register]) -> list[str]:
-        return ["| offset | register | access | reset | meaning |", "|---|---|---|---|---|",
-                *(f"| {r.offset:#04x} | {r.name} | {r.access.value} | {r.reset:#x} | {r.meaning} |"
-                  for r in table)]
+    from . import cluster_registers
 
     lines = [
         "# Registers",
@@ -144,10 +148,12 @@ def documentation() -> str:
         "table, or a write to a register that can only be read, is answered by SLVERR. Write "
         "strobes select bytes. Do not write program, segment or watchdog registers during a run.",
         "",
-        *rows(REGISTERS),
+        *table(REGISTERS),
         "",
         "## Of cores with an exchange unit",
         "",
-        *rows(EXCHANGE_REGISTERS),
+        *table(EXCHANGE_REGISTERS),
+        "",
+        *cluster_registers.documentation(),
     ]
     return "\n".join(lines) + "\n"

@@ -11,7 +11,7 @@ from ulpsim.interconnect.topology import Mesh, Ring, Topology, Torus
 if TYPE_CHECKING:
     from .exchange import StepFigures
 
-__all__ = ["add_arguments", "make_topology", "run_learners"]
+__all__ = ["TOPOLOGIES", "add_arguments", "make_topology", "run_learners"]
 
 _IMAGES = Path(__file__).parents[3] / "examples" / "fashion_mnist" / "images.npz"
 TOPOLOGIES = ("ring", "mesh", "torus")
@@ -49,7 +49,7 @@ def add_arguments(parser: Any) -> None:
 
 
 def make_topology(name: str, nodes: int) -> Topology:
-    """The topology of a name. Raises ValueError if there is none of so many nodes."""
+    """The topology of a name, a ring one way, the others as square as can be. Raises ValueError if there is none of so many nodes."""
     if name == "ring":
         return Ring(nodes, one_way=True)
     rows = max(r for r in range(1, nodes + 1) if nodes % r == 0 and r * r <= nodes)
