@@ -240,8 +240,11 @@ class CoreJob:
 
 
 def start(jobs: dict[int, CoreJob]) -> list[Access]:
-    """Tell all jobs, by the numbers of the nodes, and start them one after another."""
-    return [*(access for node, job in jobs.items() for access in job.accesses(node)),
+    """Tell all jobs, by the numbers of the nodes, and start them one after another; cores that have
+    failed are reset before."""
+    return [*(write(page(node) + CORE["CONTROL"].offset, Control.RESET | Control.CLEAR)
+              for node in jobs),
+            *(access for node, job in jobs.items() for access in job.accesses(node)),
             *(write(page(node) + CORE["CONTROL"].offset, Control.START) for node in jobs)]
 
 
