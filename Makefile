@@ -12,7 +12,7 @@ DATA ?= /usr/share/datasets/fashion-mnist
 run: $(VENV)/test
 	$(BIN)/ulpcore run --config $(CONFIG)
 
-# Learners that exchange compressed gradients through RTL; CLUSTER has options of the command.
+# Learners whose cores exchange compressed gradients, all in RTL; CLUSTER has options of the command.
 cluster: $(VENV)/test
 	$(BIN)/ulpcore cluster $(CLUSTER)
 
@@ -36,6 +36,7 @@ lint: $(VENV)/test
 	$(BIN)/ulpcore lint --config rapid
 	$(BIN)/ulpcore lint --compression
 	$(BIN)/ulpcore lint --interconnect
+	$(BIN)/ulpcore lint --config nano --cluster 2
 
 types: $(VENV)/test
 	$(BIN)/basedpyright --pythonpath $(BIN)/python

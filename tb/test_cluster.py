@@ -31,8 +31,10 @@ def check(summary: dict) -> None:
         assert step["cycle_ratio"] > 1
 
 
-def test_learners(capsys: pytest.CaptureFixture[str]) -> None:
-    summary = run([*SMALL, *PAIR], capsys)
+@pytest.mark.parametrize("nodes", [[], ["--engines"]], ids=["cores", "engines"])
+def test_learners(nodes: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    summary = run([*SMALL, *PAIR, *nodes], capsys)
+    assert summary["cores"] == (None if nodes else "nano")
     assert summary["elements"] == 80 + 1168 + 785 * 4 + 50
     check(summary)
 
@@ -48,7 +50,7 @@ def test_differences_are_found(monkeypatch: pytest.MonkeyPatch,
     with np.load(IMAGES) as data:
         learner = Learners(LINE, data["images"], data["labels"].astype(int), hidden=4)
     monkeypatch.setattr("ulpcore.interconnect.exchange.run_cluster", flip)
-    assert main(["cluster", *SMALL, *PAIR, "--steps", "1"]) == 1
+    assert main(["cluster", *SMALL, *PAIR, "--engines", "--steps", "1"]) == 1
     assert "bytes 1, flits 0, elements 1" in capsys.readouterr().out
 
 
@@ -64,11 +66,13 @@ def test_a_node_that_does_not_come() -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.parametrize("nodes", [[], ["--engines"]], ids=["cores", "engines"])
 @pytest.mark.parametrize("arguments", [
     ["--topology", "ring"], ["--topology", "torus"], ["--topology", "mesh", "--learners", "3"],
     [*PAIR, "--shared", "--largest", "256"], [*PAIR, "--lanes", "4"]], ids=" ".join)
-def test_clusters(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    check(run([*SMALL, *arguments], capsys))
+def test_clusters(arguments: list[str], nodes: list[str],
+                  capsys: pytest.CaptureFixture[str]) -> None:
+    check(run([*SMALL, *arguments, *nodes], capsys))
 
 
 @pytest.mark.nightly
@@ -98,6 +102,7 @@ def test_topologies() -> None:
     (["--largest", "12"], "largest must be a multiple of 8 bytes, not 12"),
     (["--factor", "0.3"], "factor must be a multiple of 1/4"),
     (["--lanes", "3"], "lanes must be one of 1, 4, 8, 16, not 3"),
+    (["--config", "rapid"], "bus_bytes of a core in a cluster must be at most 32"),
     (["--data", "none.npz"], "none.npz")])
 def test_mistakes_are_one_line_on_stderr(arguments: list[str], message: str,
                                          capsys: pytest.CaptureFixture[str]) -> None:

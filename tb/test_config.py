@@ -48,6 +48,9 @@ def test_derived_values():
     ({"special_functions": 1}, "special_functions must be True or False, not 1"),
     ({"special_functions": True, "formats": (Precision.INT8,)},
      "special_functions must be False without FP16 among the formats, not True"),
+    ({"exchange": 2}, "exchange must be one of 0, 1, 4, 8, 16, not 2"),
+    ({"largest_bin": 500}, "largest_bin must be a power of two, not 500"),
+    ({"largest_bin": 1 << 15}, "largest_bin must be at most 16384, not 32768"),
     ({"name": "a b"}, "name must be a string and an identifier, not 'a b'"),
 ])
 def test_bad_values_are_refused(changes, message):

@@ -78,7 +78,7 @@ def random_tokens(rng: np.random.Generator, code: np.ndarray) -> None:
     for first in range(0, len(code), INSTRUCTION_BYTES):
         if rng.random() < share:
             instruction = decode(code[first:first + INSTRUCTION_BYTES].tobytes())
-            for unit in Unit:
+            for unit in EDGE.units:
                 for kind, width in (("wait", 2 if rng.random() < 0.8 else 16), ("post", 2)):
                     field = f"{kind}_{unit.name.lower()}"
                     if field in instruction.values and instruction.unit is not None:

@@ -448,16 +448,16 @@ def test_tokens_are_counted_to_255() -> None:
 
 
 @settings(max_examples=60)
-@given(st.lists(st.tuples(st.sampled_from(Unit), st.sampled_from(Unit)), max_size=40))
+@given(st.lists(st.tuples(st.sampled_from(EDGE.units), st.sampled_from(EDGE.units)), max_size=40))
 def test_programs_that_wait_for_earlier_posts_end(links: list[tuple[Unit, Unit]]) -> None:
     """Every instruction takes the tokens given so far: no deadlock, whatever the queues hold."""
     names = {Unit.LOAD: "FILL", Unit.EXECUTE: "MATMUL", Unit.SPECIAL: "SPECIAL",
              Unit.STORE: "STORE"}
-    outstanding = dict.fromkeys(product(Unit, Unit), 0)
+    outstanding = dict.fromkeys(product(EDGE.units, EDGE.units), 0)
     program = []
     for unit, target in links:
         fields: dict = {f"post_{target.name.lower()}": 1}
-        for source in Unit:
+        for source in EDGE.units:
             taken = min(15, outstanding[source, unit])
             outstanding[source, unit] -= taken
             fields[f"wait_{source.name.lower()}"] = taken

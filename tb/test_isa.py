@@ -70,7 +70,7 @@ def test_decode_refuses_every_single_reserved_bit():
 
 
 def test_decode_refuses_fields_out_of_range():
-    with pytest.raises(ValueError, match="opcode must be one of 0, 1, 2, 3, 4, 5, not 15"):
+    with pytest.raises(ValueError, match="opcode must be one of 0, 1, 2, 3, 4, 5, 6, 7, 8, not 15"):
         decode(b"\x0f" + bytes(63))
     with pytest.raises(ValueError, match=r"FILL.rows must be from 1 to 65535, not 0"):
         decode(b"\x02" + bytes(63))

@@ -4,7 +4,6 @@ from amaranth.hdl import Assert, Cat, Module, Mux, Signal, Value
 from proof import inside, prove
 from ulpcore.sequencer import Sequencer
 from ulpsim.config import NANO
-from ulpsim.isa import Unit
 
 
 def test_tokens_and_queues_lose_and_invent_nothing():
@@ -20,24 +19,24 @@ def test_tokens_and_queues_lose_and_invent_nothing():
     m = Module()
     sequencer = Sequencer(config=NANO)
     m.submodules.sequencer, within = inside(sequencer)
-    ports = [getattr(sequencer, unit.name.lower()) for unit in Unit]
+    ports = [getattr(sequencer, unit.name.lower()) for unit in NANO.units]
     clear, running = sequencer.clear, within["running"]
     put, pending_units = within["put"], within["pending_units"]
     loading, valid, turn = within["head_loading"], within["head_valid"], within["turn"]
 
     trouble = within["trouble"]
     was_take = within["was_take"]
-    late = Cat(within[f"overflow_{unit.name.lower()}"] for unit in Unit).any()
+    late = Cat(within[f"overflow_{unit.name.lower()}"] for unit in NANO.units).any()
 
     def single(bits: Value) -> Value:
         return (bits & (bits - 1)) == 0
 
-    m.d.comb += Assert(single(pending_units[:len(Unit)]))
+    m.d.comb += Assert(single(pending_units[:len(NANO.units)]))
     given_too_many = []
-    enough: list[list[Value]] = [[] for _ in Unit]
-    for giver in Unit:
+    enough: list[list[Value]] = [[] for _ in NANO.units]
+    for giver in NANO.units:
         port = ports[giver.value]
-        for taker in Unit:
+        for taker in NANO.units:
             name = f"{giver.name}_{taker.name}".lower()
             count = within[f"tokens_{name}"]
             wait = within[f"wait_{taker.name.lower()}"].word_select(giver.value, 4)
@@ -71,7 +70,7 @@ def test_tokens_and_queues_lose_and_invent_nothing():
         Assert(~(running & was_trouble)),
     ]
 
-    for unit, port in zip(Unit, ports, strict=True):
+    for unit, port in zip(NANO.units, ports, strict=True):
         i, name = unit.value, unit.name.lower()
         level, room = within[f"queue_{name}.level"], within[f"queue_{name}.w_rdy"]
         there = Signal(8, name=f"there_{name}")

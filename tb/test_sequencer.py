@@ -25,33 +25,34 @@ from ulpsim.isa import (
 )
 
 CONFIGS = {"edge": EDGE, "shallow": dataclasses.replace(NANO, name="shallow", queue_depth=2,
-                                                    instruction_memory=64)}
+                                                    instruction_memory=64),
+           "exchange": dataclasses.replace(NANO, name="exchange", exchange=1)}
 #: Cycles from a fetch to its first word; then comes a quarter of an instruction each cycle.
 FETCH_LATENCY = 13
 
 
-def random_instruction(source: random.Random, **header: int) -> Instruction:
-    row = source.choice([row for row in INSTRUCTIONS if row.unit is not None])
+def random_instruction(source: random.Random, config: CoreConfig) -> Instruction:
+    row = source.choice([row for row in INSTRUCTIONS if row.unit in config.units])
     values = {}
     for field in row.fields:
         values[field.name] = (source.choice(list(field.choices)) if field.choices
                               else source.randint(field.least, (1 << field.width) - 1))
-    return Instruction(row.name, **values, **header)
+    return Instruction(row.name, **values)
 
 
-def random_program(source: random.Random, length: int) -> list[Instruction]:
+def random_program(source: random.Random, length: int, config: CoreConfig) -> list[Instruction]:
     """A program that ends: each instruction waits only for tokens of earlier ones."""
     program = []
-    tokens = {(giver, taker): 0 for giver in Unit for taker in Unit}
+    tokens = {(giver, taker): 0 for giver in config.units for taker in config.units}
     for _ in range(length - 1):
-        instruction = random_instruction(source)
+        instruction = random_instruction(source, config)
         unit = instruction.unit
         header = {}
-        for giver in Unit:
+        for giver in config.units:
             wait = min(source.choice([0, 0, 1, 2, 5]), tokens[giver, unit], 15)
             header[f"wait_{giver.name.lower()}"] = wait
             tokens[giver, unit] -= wait
-        for taker in Unit:
+        for taker in config.units:
             post = int(source.random() < 0.3 and tokens[unit, taker] < 250)
             header[f"post_{taker.name.lower()}"] = post
             tokens[unit, taker] += post
@@ -73,10 +74,10 @@ def reference(program: list[Instruction], durations: list[int],
     fetch_free = put = 0
     asking = False
     taken: dict[int, int] = {}
-    free = dict.fromkeys(Unit, 0)
+    free = dict.fromkeys(config.units, 0)
     retirements: list[tuple[int, Instruction]] = []
-    tokens = {(giver, taker): 0 for giver in Unit for taker in Unit}
-    queues: dict[Unit, list[tuple[int, int]]] = {unit: [] for unit in Unit}
+    tokens = {(giver, taker): 0 for giver in config.units for taker in config.units}
+    queues: dict[Unit, list[tuple[int, int]]] = {unit: [] for unit in config.units}
     heads: dict[Unit, tuple[int, int] | None] = dict.fromkeys(Unit)
     place, pending, halted = 0, None, None
     for cycle in range(1 << 20):
@@ -91,19 +92,19 @@ def reference(program: list[Instruction], durations: list[int],
             fetch_free = arrived[-1]
         for when, instruction in retirements:
             if when == cycle - 1:
-                for taker in Unit:
+                for taker in config.units:
                     tokens[instruction.unit, taker] += instruction[
                         f"post_{taker.name.lower()}"]
         idle = fetch_free <= cycle and all(
-            not queues[u] and heads[u] is None and free[u] <= cycle for u in Unit)
+            not queues[u] and heads[u] is None and free[u] <= cycle for u in config.units)
         if halted is not None and cycle > halted and idle:
             return taken, cycle
         emptied = set()
-        for unit in Unit:
+        for unit in config.units:
             if heads[unit] is None or heads[unit][1] > cycle or free[unit] > cycle:
                 continue
             index = heads[unit][0]
-            waits = {giver: program[index][f"wait_{giver.name.lower()}"] for giver in Unit}
+            waits = {giver: program[index][f"wait_{giver.name.lower()}"] for giver in config.units}
             if all(tokens[giver, unit] >= wait for giver, wait in waits.items()):
                 for giver, wait in waits.items():
                     tokens[giver, unit] -= wait
@@ -113,7 +114,7 @@ def reference(program: list[Instruction], durations: list[int],
                 heads[unit] = None
                 emptied.add(unit)
         if cycle % 2:
-            unit = Unit(cycle // 2 % 4)
+            unit = config.units[cycle // 2 % len(config.units)]
             if (heads[unit] is None and unit not in emptied and queues[unit]
                     and queues[unit][0][1] < cycle):
                 heads[unit] = (queues[unit].pop(0)[0], cycle + 2)
@@ -165,7 +166,7 @@ class Harness:
                      "data"):
             self.port(name).value = 0
         dut.quiet.value = 1
-        for unit in Unit:
+        for unit in self.config.units:
             for name in ("retired", "retired_post", "fault", "fault_cause", "fault_index",
                          "busy", "instructions__ready"):
                 self.port(name, unit).value = 0
@@ -182,8 +183,8 @@ class Harness:
         dut = self.dut
         self.words = [p if isinstance(p, bytes) else encode(p) for p in program]
         self.program, self.durations = program, durations
-        self.free = dict.fromkeys(Unit)
-        self.running = dict.fromkeys(Unit)
+        self.free = dict.fromkeys(self.config.units)
+        self.running = dict.fromkeys(self.config.units)
         self.taken, self.ended, self.fetch = {}, None, None
         self.fetched = 0
         dut.program_length.value = len(program) if length is None else length
@@ -201,7 +202,7 @@ class Harness:
         """Drive one cycle's inputs, and see what its outputs are."""
         cycle = self.cycle
         self.step_fetch()
-        for unit in Unit:
+        for unit in self.config.units:
             done = self.running[unit] is not None and self.free[unit] == cycle
             failed = done and self.failing == (unit, self.running[unit])
             self.port("retired", unit).value = int(done and not failed)
@@ -276,7 +277,7 @@ class Harness:
             await self.tick()
             if self.ended:
                 self.dut.fetched.value = self.dut.program_enable.value = 0
-                for unit in Unit:
+                for unit in self.config.units:
                     for name in ("retired", "fault", "busy", "instructions__ready"):
                         self.port(name, unit).value = 0
                 assert not self.get("busy")
@@ -300,7 +301,7 @@ async def bench_programs(dut) -> None:
     source = random.Random(int(os.environ.get("ULPCORE_SEED", "1")))
     for number in range(6):
         length = [1, 2, 40, 2 * harness.config.instruction_memory + 5, 60, 300][number]
-        program = random_program(source, length)
+        program = random_program(source, length, harness.config)
         if number == 4:
             program += [Instruction("HALT"), program[0]]    # what follows HALT is not looked at
         longest = source.choice([3, 12, 50])
@@ -326,7 +327,7 @@ async def bench_faults(dut) -> None:
     matmul = Instruction("MATMUL")
 
     async def works() -> None:
-        program = random_program(source, 12)
+        program = random_program(source, 12, harness.config)
         durations = [source.randint(1, 9) for _ in program]
         await harness.start(program, durations)
         assert await harness.run() == "done"
@@ -387,7 +388,7 @@ async def bench_faults(dut) -> None:
     for _ in range(150):
         await harness.tick()
     assert harness.ended is None and harness.get("busy")
-    assert all(harness.get("stop", unit) for unit in Unit)
+    assert all(harness.get("stop", unit) for unit in harness.config.units)
     dut.load__fault.value = 1
     await FallingEdge(dut.clk)
     dut.load__fault.value = 0
@@ -409,7 +410,7 @@ async def bench_faults(dut) -> None:
     dut.reset.value = 0
     for _ in range(20):
         assert harness.get("busy") and not harness.get("clear")
-        assert all(harness.get("stop", unit) for unit in Unit)
+        assert all(harness.get("stop", unit) for unit in harness.config.units)
         await FallingEdge(dut.clk)
     dut.quiet.value = 1
     clears = 0
@@ -418,8 +419,8 @@ async def bench_faults(dut) -> None:
         clears += harness.get("clear")
         assert not harness.get("done") and not harness.get("fault")
     assert clears == 1 and not harness.get("busy")
-    assert not any(harness.get("stop", unit) for unit in Unit)
-    for unit in Unit:
+    assert not any(harness.get("stop", unit) for unit in harness.config.units)
+    for unit in harness.config.units:
         for name in ("retired", "fault", "busy", "instructions__ready"):
             harness.port(name, unit).value = 0
     await works()

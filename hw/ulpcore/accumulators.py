@@ -6,7 +6,6 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 from ulpsim.config import CoreConfig
-from ulpsim.isa import Unit
 
 from .float32 import Add, delay, from_dlfloat
 from .verilog import once
@@ -70,9 +69,9 @@ class Accumulators(wiring.Component):
             "overwrite": In(1),
             "is_float": In(1),
             "last": In(1),
-            "post": In(len(Unit)),
+            "post": In(len(config.units)),
             "retired": Out(1),
-            "retired_post": Out(len(Unit)),
+            "retired_post": Out(len(config.units)),
             "read_address": In(read_address_shape(config)),
             "read_data": Out(data.ArrayLayout(ACCUMULATOR_BITS, config.column_lanes)),
         })

@@ -9,7 +9,6 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from ulpsim.config import SLOT_BITS, CoreConfig
 from ulpsim.formats import Precision
-from ulpsim.isa import Unit
 
 from .offsets import SlotOffset, with_offset
 from .packing import PRECISION_BITS, Mode, Packer, is_any
@@ -92,7 +91,7 @@ class Array(wiring.Component):
             "address": In(address),
             "overwrite": In(1),
             "last": In(1),
-            "post": In(len(Unit)),
+            "post": In(len(config.units)),
             "weights": In(data.ArrayLayout(SLOT_BITS, config.column_lanes)),
             "weight_valid": In(1),
             "weight_row": In(range(config.rows)),
@@ -107,7 +106,7 @@ class Array(wiring.Component):
             "sum_address": Out(address),
             "sum_overwrite": Out(1),
             "sum_last": Out(1),
-            "sum_post": Out(len(Unit)),
+            "sum_post": Out(len(config.units)),
         })
 
     @property

@@ -86,6 +86,9 @@ class AXI4Lite(wiring.Signature):
             "rdata": In(32), "rresp": In(2), "rvalid": In(1), "rready": Out(1),
         })
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AXI4Lite) and self.members == other.members
+
 
 def _fixed(m: Module, bus: wiring.PureInterface, prefix: str, data_bits: int) -> None:
     values = {"id": 0, "size": exact_log2(data_bits // 8), "burst": 1, "cache": 3, "prot": 0}

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ulpsim import isa, registers
-from ulpsim.config import NAMED, CoreConfig, load_config
+from ulpsim.cluster_registers import MOST_CORES
+from ulpsim.config import NAMED, cluster_core, load_config
 
 from .compression.command import add_arguments as add_compression_arguments
 from .explore import add_arguments as add_explore_arguments
 from .explore import explore
+from .interconnect.command import TOPOLOGIES
 from .interconnect.command import add_arguments as add_cluster_arguments
 from .simulation import LINT_WAIVERS, SimulationError, verilator_command
 
@@ -45,9 +47,16 @@ def _parser() -> argparse.ArgumentParser:
                              help=f"{', '.join(NAMED)} or a TOML file (default: edge)")
         return sub
 
-    sub = command("generate", _generate, "Write the Verilog of a core.")
+    def add_cluster(sub):
+        sub.add_argument("--cluster", type=int, metavar="N",
+                         help="N cores, 2 to 16, with exchange units, network and one memory port")
+        sub.add_argument("--topology", choices=TOPOLOGIES, default="ring",
+                         help="of the cluster's network (default: ring, one way)")
+
+    sub = command("generate", _generate, "Write the Verilog of a core, or of a cluster of them.")
     sub.add_argument("--output", type=Path, default=Path("build"), metavar="FOLDER",
                      help="where to write NAME.v (default: build)")
+    add_cluster(sub)
 
     sub = command("compile", _compile, "Compile a network to a program and its parameters.")
     sub.add_argument("network", type=Path, metavar="NETWORK.json",
@@ -94,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
                      help="of gradient compression (encoders, decoder, scale, engines), not a core")
     sub.add_argument("--interconnect", action="store_true",
                      help="of the interconnect (a cluster, guard, sender and receiver), not a core")
+    add_cluster(sub)
     sub = command("report", _report, "Synthesise for the ECP5: area by block.")
     sub.add_argument("--route", action="store_true",
                      help="also place and route for the clock frequency (tens of minutes)")
@@ -103,28 +113,39 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _verilog(config: CoreConfig) -> tuple[str, list[str]]:
+def _verilog(options: argparse.Namespace) -> tuple[str, str, list[str]]:
+    """Name, text and repeated elements of the core, or of the cluster."""
     from .core import Core
+    from .interconnect.command import make_topology
+    from .interconnect.core_cluster import CoreCluster
     from .verilog import generate
 
-    return generate(Core(config=config), name=config.name)
+    config = load_config(options.config)
+    if options.cluster is None:
+        return config.name, *generate(Core(config=config), name=config.name)
+    if not 2 <= options.cluster <= MOST_CORES:
+        raise ValueError(f"cores of a cluster must be from 2 to {MOST_CORES}, not "
+                         f"{options.cluster}")
+    topology = make_topology(options.topology, options.cluster)
+    name = f"{config.name}_{options.topology}{options.cluster}"
+    cluster = CoreCluster(config=cluster_core(config), topology=topology)
+    return name, *generate(cluster, name=name)
 
 
 def _generate(options: argparse.Namespace) -> int:
-    config = load_config(options.config)
     start = time.perf_counter()
-    text, elements = _verilog(config)
+    name, text, elements = _verilog(options)
     seconds = round(time.perf_counter() - start, 1)
     options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / f"{config.name}.v"
+    path = options.output / f"{name}.v"
     path.write_text(text)
-    summary = {"file": str(path), "module": config.name, "bytes": len(text),
+    summary = {"file": str(path), "module": name, "bytes": len(text),
                "modules": text.count("\nmodule "), "seconds": seconds,
                "repeated elements": elements}
     if options.json:
         print(json.dumps(summary))
     else:
-        print(f"{path}: module {config.name}, {summary['modules']} modules, {len(text)} bytes, "
+        print(f"{path}: module {name}, {summary['modules']} modules, {len(text)} bytes, "
               f"{seconds} s")
     return 0
 
@@ -230,8 +251,8 @@ def _lint(options: argparse.Namespace) -> int:
     if blocks:
         texts = {name: generate(block, name=name)[0] for name, block in blocks}
     else:
-        config = load_config(options.config)
-        texts = {config.name: _verilog(config)[0]}
+        name, text, _ = _verilog(options)
+        texts = {name: text}
     verilator, environment = verilator_command()
     clean, outputs = True, []
     for name, text in texts.items():

@@ -1,15 +1,21 @@
 """The core: every block, connected; twins `ulpsim.interpreter` and `ulpsim.cycles`."""
 
+from typing import Any
+
 from amaranth.hdl import Module, ResetInserter, Signal, Value
-from amaranth.lib import wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from ulpsim.config import CoreConfig
 
 from .accumulators import Accumulators
 from .array import Array
 from .bus import AXI4Lite, AXI4Read, AXI4Write
+from .compression.engine import CompressionEngine
+from .exchange import Exchange
 from .execute import Execute
 from .fold import GroupSums
+from .interconnect.arbitration import ReadArbiter, WriteArbiter
+from .interconnect.collective_command import CollectiveCommand, CollectiveCompletion
 from .load import Load
 from .registers import Registers
 from .scratchpad import (
@@ -23,6 +29,7 @@ from .sequencer import Sequencer
 from .special import Special
 from .store import Store
 from .unit import connect_unit
+from .verilog import once
 
 __all__ = ["Core"]
 
@@ -55,9 +62,13 @@ class Core(wiring.Component):
     registers : In(AXI4Lite)
         The host's view: `ulpsim.registers`.
     read : Out(AXI4Read), write : Out(AXI4Write)
-        External memory: program, weights, inputs, outputs.
+        External memory: program, weights, inputs, outputs, gradients.
     interrupt : Out(1)
         High while a finished or failed run waits for the host, if enabled.
+    collective : Out(stream(CollectiveCommand)), collective_done : In(stream(CollectiveCompletion))
+    collective_stop : Out(1), nodes : In(9), status : Out(3)
+        Of a core with an exchange unit: to the collective engine beside it; how many nodes there
+        are; busy, done and fault, as in the register STATUS. The compression engine is in the core.
     """
 
     def __init__(self, *, config: CoreConfig) -> None:
@@ -67,6 +78,10 @@ class Core(wiring.Component):
             "read": Out(AXI4Read(data_bytes=config.bus_bytes)),
             "write": Out(AXI4Write(data_bytes=config.bus_bytes)),
             "interrupt": Out(1),
+            **({"collective": Out(stream.Signature(CollectiveCommand)),
+                "collective_done": In(stream.Signature(CollectiveCompletion)),
+                "collective_stop": Out(1), "nodes": In(9), "status": Out(3)}
+               if config.exchange else {}),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -103,10 +118,14 @@ class Core(wiring.Component):
                 m.d.comb += block.phase.eq(phase.phase)
 
         wiring.connect(m, wiring.flipped(self.registers), registers.bus)
-        wiring.connect(m, wiring.flipped(self.read), load.bus)
-        wiring.connect(m, wiring.flipped(self.write), store.bus)
+        quiet = load.quiet & store.quiet
+        if config.exchange:
+            quiet &= self._add_exchange(m, platform, registers, sequencer, load, store)
+        else:
+            wiring.connect(m, wiring.flipped(self.read), load.bus)
+            wiring.connect(m, wiring.flipped(self.write), store.bus)
         m.d.comb += self.interrupt.eq(registers.interrupt)
-        self._connect_control(m, registers, sequencer, load, store)
+        self._connect_control(m, registers, sequencer, load, store, quiet)
         for name, unit in (("load", load), ("execute", execute), ("special", special),
                            ("store", store)):
             connect_unit(m, getattr(sequencer, name), unit)
@@ -121,8 +140,44 @@ class Core(wiring.Component):
         self._connect_special(m, special, accumulators, groups, activations, parameters)
         return m
 
+    def _add_exchange(self, m: Module, platform: Any, registers: Any, sequencer: Any, load: Any,
+                      store: Any) -> Signal:
+        """The exchange unit and its compression engine, which shares the memory port; returns that
+        they are quiet.
+
+        The engine is not cleared with the core: a run that ends has ended its commands.
+        """
+        config = self.config
+        m.submodules.exchange_clear = clear = _Copy()
+        exchange = Exchange(config=config)
+        m.submodules.exchange = ResetInserter(clear.present)(exchange)
+        engine = CompressionEngine(lanes=config.exchange, largest_bin=config.largest_bin,
+                                   bus_bytes=config.bus_bytes)
+        m.submodules.compression = once(platform, engine, "compression_engine")
+        options = {"masters": 2, "data_bytes": config.bus_bytes}
+        m.submodules.reads = reads = ReadArbiter(**options)
+        m.submodules.writes = writes = WriteArbiter(**options)
+        for i, (reader, writer) in enumerate(((load.bus, store.bus), (engine.read, engine.write))):
+            wiring.connect(m, reader, getattr(reads, f"master_{i}"))
+            wiring.connect(m, writer, getattr(writes, f"master_{i}"))
+        for source, sink in (
+                (reads.bus, wiring.flipped(self.read)), (writes.bus, wiring.flipped(self.write)),
+                (exchange.commands, engine.commands), (engine.completions, exchange.completions),
+                (exchange.collective, wiring.flipped(self.collective)),
+                (wiring.flipped(self.collective_done), exchange.collective_done)):
+            wiring.connect(m, source, sink)
+        connect_unit(m, sequencer.exchange, exchange)
+        m.d.comb += [
+            clear.coming.eq(sequencer.coming_clear),
+            engine.stop.eq(exchange.abort), self.collective_stop.eq(exchange.abort),
+            exchange.segments.eq(registers.segments), exchange.step.eq(registers.step),
+            exchange.round.eq(registers.round), exchange.nodes.eq(self.nodes),
+            self.status.eq(registers.status),
+            registers.nodes.eq(self.nodes), registers.exchange_fault.eq(exchange.exchange_fault)]
+        return exchange.quiet
+
     @staticmethod
-    def _connect_control(m, registers, sequencer, load, store) -> None:
+    def _connect_control(m, registers, sequencer, load, store, quiet) -> None:
         m.d.comb += [
             sequencer.start.eq(registers.start),
             sequencer.reset.eq(registers.reset),
@@ -135,7 +190,7 @@ class Core(wiring.Component):
             registers.fault_cause.eq(sequencer.fault_cause),
             registers.fault_index.eq(sequencer.fault_index),
             registers.cycles.eq(sequencer.cycles),
-            sequencer.quiet.eq(load.quiet & store.quiet),
+            sequencer.quiet.eq(quiet),
             load.fetch_first.eq(sequencer.fetch_first),
             sequencer.fetched.eq(load.fetched),
             sequencer.program_enable.eq(load.program_enable),

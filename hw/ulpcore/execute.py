@@ -79,7 +79,7 @@ class Execute(wiring.Component):
     weight_target, weight_signed, weight_part : Out
         The inputs of the `Array`. Rows of a tile beyond `depth` are not in the mask, and their
         weights are zero.
-    completed : In(1), completed_post : In(4)
+    completed : In(1), completed_post : In
         `retired` of the `Accumulators`.
     """
 
@@ -139,11 +139,11 @@ class Execute(wiring.Component):
             "valid": Out(1), "swap": Out(1), "precision": Out(PRECISION_BITS),
             "activation_signed": Out(1), "vector_weight_signed": Out(1), "vector_odd": Out(1),
             "address": Out(self.accumulator_bits), "overwrite": Out(1),
-            "last": Out(1), "post": Out(len(Unit)),
+            "last": Out(1), "post": Out(len(config.units)),
             "weights": Out(line), "weight_valid": Out(1), "weight_row": Out(range(rows)),
             "weight_precision": Out(PRECISION_BITS), "weight_target": Out(PRECISION_BITS),
             "weight_signed": Out(1), "weight_part": Out(PART_BITS),
-            "completed": In(1), "completed_post": In(len(Unit)),
+            "completed": In(1), "completed_post": In(len(config.units)),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -441,7 +441,7 @@ class _Feeder(wiring.Component):
             "precision": unsigned(PRECISION_BITS),
             "activation_signed": 1, "vector_weight_signed": 1, "vector_odd": 1,
             "address": unsigned(self.accumulator_bits), "overwrite": 1, "last": 1,
-            "post": unsigned(len(Unit)), "index": unsigned(INDEX_BITS),
+            "post": unsigned(len(config.units)), "index": unsigned(INDEX_BITS),
             **({"fold": unsigned(2)} if config.fold > 1 else {}),
         })
         super().__init__({

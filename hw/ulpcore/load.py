@@ -13,7 +13,7 @@ from ulpsim.isa import INDEX_BITS, INSTRUCTION_BITS, OPCODES, Cause, Segment, Ta
 from .bursts import Bursts
 from .bus import AXI4Read, Response, fixed_read
 from .extent import Extent
-from .unit import unit_members
+from .unit import causes, unit_members
 
 __all__ = ["INSTRUCTION_SLOTS", "Load", "SegmentBounds", "program_slots"]
 
@@ -155,7 +155,7 @@ class Load(wiring.Component):
         halted = Signal()
         fill = Signal()
         begin = Signal()
-        error = Signal(Cause)
+        error = Signal(causes(self.config))
         row_beats = Signal(19)
         m.d.comb += [
             halted.eq(self.stop | failed),
@@ -369,7 +369,7 @@ class Load(wiring.Component):
                source_end: Value, destination_end: Value) -> Signal:
         """The first rule that the instruction breaks."""
         config = self.config
-        error = Signal(Cause)
+        error = Signal(causes(self.config))
         slots = Cat(instruction.address, instruction.length, instruction.pitch)
         granules = {Target.WEIGHTS: config.column_lanes,
                     Target.PARAMETERS: PARAMETER_SLOTS * config.quarter}

@@ -7,7 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from ulpsim.config import CoreConfig
 from ulpsim.isa import Segment
-from ulpsim.registers import REGISTERS, Access, constants, writable
+from ulpsim.registers import REGISTERS, Access, constants, registers_of, writable
 
 from .bus import AXI4Lite, Response
 from .load import SegmentBounds
@@ -32,6 +32,8 @@ class Registers(wiring.Component):
         What has been written.
     busy, done, fault, fault_cause, fault_index, cycles
         From the sequencer. `done` and `fault` are pulses.
+    status : Out(3), step : Out(10), round : Out(6), exchange_fault : In(32), nodes : In(9)
+        Of a core with an exchange unit.
     """
 
     bus: Any
@@ -68,6 +70,8 @@ class Registers(wiring.Component):
             "fault_cause": In(8),
             "fault_index": In(32),
             "cycles": In(64),
+            **({"status": Out(3), "step": Out(10), "round": Out(6), "exchange_fault": In(32),
+                "nodes": In(9)} if config.exchange else {}),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -76,8 +80,9 @@ class Registers(wiring.Component):
         finished = Signal()
         failed = Signal()
         busy = Signal()
-        values = {r.name: Signal(32, name=r.name.lower(), init=r.reset) for r in REGISTERS}
-        stored = [r for r in REGISTERS if r.access is Access.WRITE]
+        registers = registers_of(self.config)
+        values = {r.name: Signal(32, name=r.name.lower(), init=r.reset) for r in registers}
+        stored = [r for r in registers if r.access is Access.WRITE]
         m.d.comb += [
             *(values[name].eq(value) for name, value in constants(self.config).items()),
             busy.eq(self.busy | self.start | self.reset),
@@ -91,6 +96,11 @@ class Registers(wiring.Component):
             self.forward_bias.eq(values["FORWARD_BIAS"]),
             self.interrupt.eq(values["INTERRUPT_ENABLE"][0] & (finished | failed)),
         ]
+        if self.config.exchange:
+            m.d.comb += [
+                self.step.eq(values["STEP"]), self.round.eq(values["ROUND"]),
+                self.status.eq(values["STATUS"]),
+                values["EXCHANGE_FAULT"].eq(self.exchange_fault), values["NODES"].eq(self.nodes)]
         for segment in Segment:
             bounds = self.segments[segment.value]
             m.d.comb += [bounds.base.eq(values[f"SEGMENT_{segment.value}_BASE"]),
@@ -103,7 +113,7 @@ class Registers(wiring.Component):
         with m.If(bus.arvalid & bus.arready):
             m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(0), bus.rresp.eq(Response.SLAVE_ERROR)]
             with m.Switch(bus.araddr[2:]):
-                for register in REGISTERS:
+                for register in registers:
                     with m.Case(register.offset >> 2):
                         m.d.sync += bus.rresp.eq(Response.OKAY)
                         if register.access is not Access.COMMAND:

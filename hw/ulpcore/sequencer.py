@@ -29,7 +29,7 @@ from ulpsim.isa import (
 
 from .decoder import Decoder, unit_layout
 from .load import program_slots
-from .unit import UnitPort
+from .unit import UnitPort, causes
 
 __all__ = ["Sequencer"]
 
@@ -43,8 +43,8 @@ class Sequencer(wiring.Component):
 
     A run begins with one cycle of `clear`; the next cycle is cycle 0 of the run. The program
     passes through the instruction memory, which has one read port: the dispatcher has it in even
-    cycles, the queues' heads in turn in odd ones (unit u when the cycle is 2 u + 1 modulo 8).
-    Queues hold places in the program only.
+    cycles, the queues' heads in turn in odd ones (unit u when the cycle is 2 u + 1 modulo twice the
+    number of units). Queues hold places in the program only.
 
     - Fetch: blocks of `fetch_block` instructions are asked for in order, one after the other,
       as long as HALT has not been reached. A block takes the place of the one that lies the size
@@ -90,10 +90,11 @@ class Sequencer(wiring.Component):
         Everything in the core but memories and registers is to be reset, phase counter included;
         that this is so in the next cycle, for copies of `clear` near what they reset.
     quiet : In(1)
-        Neither load nor store have a burst under way.
+        No unit has a burst under way, or anything else that has to be finished.
     fetch, fetch_first, fetched, program_enable, program_write_address, data
         To and from the load unit.
-    load, execute, special, store : Out(UnitPort)
+    load, execute, special, store, exchange : Out(UnitPort)
+        Of the units that the core has.
     """
 
     start: Signal
@@ -120,9 +121,11 @@ class Sequencer(wiring.Component):
     execute: Any
     special: Any
     store: Any
+    exchange: Any
 
     def __init__(self, *, config: CoreConfig) -> None:
         self.config = config
+        units = config.units
         self.group_bits = program_slots(config) * SLOT_BITS
         self.groups = INSTRUCTION_BITS // self.group_bits
         super().__init__({
@@ -148,14 +151,16 @@ class Sequencer(wiring.Component):
             "program_enable": In(1),
             "program_write_address": In(range(self.groups * config.instruction_memory)),
             "data": In(self.group_bits),
-            **{unit.name.lower(): Out(UnitPort(unit=unit, config=config)) for unit in Unit},
+            **{unit.name.lower(): Out(UnitPort(unit=unit, config=config)) for unit in units},
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        ports = [getattr(self, unit.name.lower()) for unit in Unit]
+        units = self.config.units
+        ports = [getattr(self, unit.name.lower()) for unit in units]
         running = Signal()
-        turn = Signal(3)
+        turns = 2 * len(units)
+        turn = Signal(range(turns))
         even = Signal()
         index = unsigned(INDEX_BITS)
         place_bits = exact_log2(self.config.instruction_memory)
@@ -163,6 +168,9 @@ class Sequencer(wiring.Component):
         trouble = Signal()
         m.d.comb += even.eq(~turn[0])
         m.d.sync += turn.eq(turn + 1)
+        if turns & (turns - 1):
+            with m.If(turn == turns - 1):
+                m.d.sync += turn.eq(0)
         for port in ports:
             m.d.comb += port.stop.eq(stopping)
 
@@ -196,20 +204,20 @@ class Sequencer(wiring.Component):
         reading = Signal()
         pending = Signal()
         pending_index = Signal(index)
-        pending_units = Signal(len(Unit))
+        pending_units = Signal(len(units))
         pending_legal = Signal()
         was_legal = Signal()
         fresh = Signal()
         pending_halt = Signal()
         halted = Signal()
         queues = []
-        for unit in Unit:
+        for unit in units:
             queue = fifo.SyncFIFO(width=INDEX_BITS, depth=self.config.queue_depth)
             m.submodules[f"queue_{unit.name.lower()}"] = ResetInserter(self.clear)(queue)
             queues.append(queue)
         put = Signal()
         # Nothing is put into a queue in the cycle before one in which this is looked at.
-        has_room = Signal(len(Unit))
+        has_room = Signal(len(units))
         m.d.sync += has_room.eq(Cat(q.w_rdy | q.r_en for q in queues))
         room = Signal()
         exhausted = Signal()
@@ -245,23 +253,23 @@ class Sequencer(wiring.Component):
         # Heads.
         # A counter loses what was taken a cycle after that: it holds so much more in the meantime.
         tokens = [[Signal(_TOKEN_BITS + 1, name=f"tokens_{giver.name}_{taker.name}".lower())
-                   for taker in Unit] for giver in Unit]
-        overflow = [Signal(len(Unit), name=f"overflow_{unit.name.lower()}") for unit in Unit]
-        poster = [Signal(index, name=f"poster_{unit.name.lower()}") for unit in Unit]
+                   for taker in units] for giver in units]
+        overflow = [Signal(len(units), name=f"overflow_{unit.name.lower()}") for unit in units]
+        poster = [Signal(index, name=f"poster_{unit.name.lower()}") for unit in units]
         overflowing = []
         fulls = []
-        head_valid = Signal(len(Unit))
-        head_loading = Signal(len(Unit))
+        head_valid = Signal(len(units))
+        head_loading = Signal(len(units))
         taken_index = Array(Signal(index, name=f"taken_{unit.name.lower()}")
-                            for unit in Unit)
-        take = Signal(len(Unit))
-        was_take = Signal(len(Unit))
+                            for unit in units)
+        take = Signal(len(units))
+        was_take = Signal(len(units))
         m.d.sync += was_take.eq(take)
         waits = []
-        for unit, port, queue in zip(Unit, ports, queues, strict=True):
+        for unit, port, queue in zip(units, ports, queues, strict=True):
             i, name = unit.value, unit.name.lower()
             head = Signal(unit_layout(unit, self.config), name=f"head_{name}", reset_less=True)
-            wait = Signal(data.ArrayLayout(4, len(Unit)), name=f"wait_{name}")
+            wait = Signal(data.ArrayLayout(4, len(units)), name=f"wait_{name}")
             fetches = Signal(name=f"head_reads_{name}")
             awaited = Signal.like(wait, name=f"awaited_{name}")
             satisfied = Signal(name=f"satisfied_{name}")
@@ -291,10 +299,10 @@ class Sequencer(wiring.Component):
             with m.If(take[i]):
                 m.d.sync += [head_valid[i].eq(0), taken_index[i].eq(head.index)]
             waits.append(wait)
-        for giver in Unit:
+        for giver in units:
             port = ports[giver.value]
             overflows = []
-            for taker in Unit:
+            for taker in units:
                 count = tokens[giver.value][taker.value]
                 name = f"{giver.name}_{taker.name}".lower()
                 wait, given = waits[taker.value][giver.value], _given(port, taker.value)
@@ -323,8 +331,8 @@ class Sequencer(wiring.Component):
             m.d.sync += still.eq(still + 1)
         m.d.sync += deadline.eq(Mux(retired.any() | self.fetched, self.watchdog, deadline - 1))
 
-        lowest_busy = Signal(range(len(Unit)))
-        for unit in reversed(Unit):
+        lowest_busy = Signal(range(len(units)))
+        for unit in reversed(units):
             with m.If(ports[unit.value].busy):
                 m.d.comb += lowest_busy.eq(unit.value)
         # The unit that the watchdog names has been busy for long: its index may have a cycle.
@@ -332,7 +340,7 @@ class Sequencer(wiring.Component):
         m.d.sync += watched.eq(taken_index[lowest_busy])
         # Heads have not moved for long when this is looked at: each comparison has a cycle.
         earliest_head = [Mux(head_valid[unit.value], port.instructions.payload.index,
-                             MOST_INSTRUCTIONS) for unit, port in zip(Unit, ports, strict=True)]
+                             MOST_INSTRUCTIONS) for unit, port in zip(units, ports, strict=True)]
         while len(earliest_head) > 1:
             a, b = earliest_head[:2]
             least = Signal(index, name=f"earliest_head_of_{len(earliest_head)}")
@@ -350,11 +358,11 @@ class Sequencer(wiring.Component):
             (illegal, Cause.ILLEGAL_INSTRUCTION, pending_index),
             (ended, Cause.PROGRAM_LENGTH, place),
             *((overflow[unit.value].any(), Cause.TOKEN_OVERFLOW, poster[unit.value])
-              for unit in Unit),
+              for unit in units),
             (still == _STILL_CYCLES, Cause.DEADLOCK, earliest_head[0]),
             (guarded & (deadline == 0), Cause.WATCHDOG, watched),
         ]
-        cause = Signal(Cause)
+        cause = Signal(causes(self.config))
         cause_index = Signal(index)
         given, first_cause, first_index = _first(m, reports)
         m.d.sync += [trouble.eq(refused | running & given), cause.eq(first_cause),

@@ -14,7 +14,7 @@ from .bus import AXI4Write, Response, fixed_write
 from .extent import Extent
 from .load import SegmentBounds
 from .scratchpad import SCRATCHPAD_READ_LATENCY
-from .unit import unit_members
+from .unit import causes, unit_members
 
 __all__ = ["Store"]
 
@@ -106,7 +106,7 @@ class Store(wiring.Component):
         failed = Signal()
         halted = Signal()
         begin = Signal()
-        error = Signal(Cause)
+        error = Signal(causes(self.config))
         segment: Any = Signal(SegmentBounds, reset_less=True)
         m.d.comb += [
             halted.eq(self.stop | failed),
@@ -251,7 +251,7 @@ class Store(wiring.Component):
     def _check(self, m: Module, instruction: Any, segment: Any, source_end: Value,
                destination_end: Value) -> Signal:
         """The first rule that the instruction breaks."""
-        error = Signal(Cause)
+        error = Signal(causes(self.config))
         low = exact_log2(self.config.bus_bytes)
         with m.If(source_end > self.config.activation_slots):
             m.d.comb += error.eq(Cause.ACTIVATION_RANGE)

@@ -1,5 +1,7 @@
-"""The unit interface: what the sequencer and each of the four units say to each other."""
+"""The unit interface: what the sequencer and each of the units say to each other."""
 
+import enum
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,11 +10,11 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from ulpsim.config import CoreConfig
 from ulpsim.formats import Precision
-from ulpsim.isa import INDEX_BITS, Unit
+from ulpsim.isa import INDEX_BITS, Cause, Unit
 
 from .decoder import unit_layout
 
-__all__ = ["UnitPort", "connect_unit", "precision_bits", "unit_members"]
+__all__ = ["UnitPort", "causes", "connect_unit", "precision_bits", "unit_members"]
 
 
 def unit_members(unit: Unit, config: CoreConfig) -> dict[str, wiring.Member]:
@@ -20,13 +22,28 @@ def unit_members(unit: Unit, config: CoreConfig) -> dict[str, wiring.Member]:
     return {
         "instructions": In(stream.Signature(unit_layout(unit, config))),
         "retired": Out(1),
-        "retired_post": Out(len(Unit)),
+        "retired_post": Out(len(config.units)),
         "fault": Out(1),
         "fault_cause": Out(8),
         "fault_index": Out(INDEX_BITS),
         "busy": Out(1),
         "stop": In(1),
     }
+
+
+@functools.cache
+def _causes(exchange: bool) -> type[enum.Enum]:
+    if exchange:
+        return Cause
+    own = (Cause.COMPRESSION, Cause.COLLECTIVE)
+    others: Any = enum.Enum(
+        "Cause", {cause.name: cause.value for cause in Cause if cause not in own})
+    return others
+
+
+def causes(config: CoreConfig) -> type[enum.Enum]:
+    """The causes that the units of a core can report: the Verilog names no others."""
+    return _causes(config.exchange > 0)
 
 
 def precision_bits(formats: Iterable[Precision]) -> int:

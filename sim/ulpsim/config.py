@@ -9,13 +9,18 @@ import tomllib
 from functools import cached_property
 from pathlib import Path
 
+from .compression.adacomp import LARGEST_BIN
 from .formats import Precision
-from .isa import INSTRUCTION_BYTES, Fold
+from .interconnect.packets import WIDTHS
+from .isa import INSTRUCTION_BYTES, Fold, Unit
 
-__all__ = ["NAMED", "SLOT_BITS", "SLOT_BYTES", "CoreConfig", "load_config"]
+__all__ = ["NAMED", "SLOT_BITS", "SLOT_BYTES", "CoreConfig", "cluster_core",
+           "load_config"]
 
 SLOT_BITS = 16
 SLOT_BYTES = 2
+#: Elements a cycle that encoders are built for, and none.
+_ENCODERS = (0, 1, 4, 8, 16)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,6 +66,12 @@ class CoreConfig:
         Longest AXI4 burst.
     outstanding_reads
         AXI4 read bursts under way at once.
+    exchange
+        Elements that the AdaComp encoder of the exchange unit takes in each cycle: 1, 4, 8 or 16.
+        With 0 there is no such unit. A core that has one brings its compression engine with it,
+        and a port for the collective engine of a cluster's node.
+    largest_bin
+        Elements of the largest bin that this encoder takes.
 
     Raises
     ------
@@ -91,6 +102,8 @@ class CoreConfig:
     bus_bytes: int = 4
     burst_beats: int = 64
     outstanding_reads: int = 4
+    exchange: int = 0
+    largest_bin: int = LARGEST_BIN
 
     #: Slots of a vector lie apart modulo this, so in different banks; the most rows, and the least
     #: outputs.
@@ -108,8 +121,11 @@ class CoreConfig:
             if field.type is int or field.type == "int":
                 if isinstance(value, bool) or not isinstance(value, int):
                     raise TypeError(f"{field.name} must be an integer, not {value!r}")
-                if value < 1:
+                if value < 1 and field.name != "exchange":
                     raise ValueError(f"{field.name} must be at least 1, not {value}")
+        if self.exchange not in _ENCODERS:
+            raise ValueError(f"exchange must be one of {', '.join(map(str, _ENCODERS))}, not "
+                             f"{self.exchange}")
         formats = tuple(self.formats)
         if not formats:
             raise ValueError("formats must name at least one precision")
@@ -137,7 +153,7 @@ class CoreConfig:
     def _require_powers_of_two(self) -> None:
         for name in ("rows", "columns", "lanes", "fold", "accumulator_depth", "activation_bytes",
                      "weight_bytes", "parameter_columns", "instruction_memory", "special_lanes",
-                     "bus_bytes", "burst_beats", "outstanding_reads"):
+                     "bus_bytes", "burst_beats", "outstanding_reads", "largest_bin"):
             value = getattr(self, name)
             if value & (value - 1):
                 raise ValueError(f"{name} must be a power of two, not {value}")
@@ -178,11 +194,18 @@ class CoreConfig:
             if getattr(self, name) > limit:
                 raise ValueError(f"{name} must be at most {limit}, what the instruction's fields "
                                  f"can address, not {getattr(self, name)}")
+        if self.largest_bin > LARGEST_BIN:
+            raise ValueError(f"largest_bin must be at most {LARGEST_BIN}, not {self.largest_bin}")
         for name, least in (("activation_bytes", 1024), ("weight_bytes", 1024),
                             ("parameter_columns", self.column_lanes),
                             ("instruction_memory", 2 * self.fetch_block)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+
+    @cached_property
+    def units(self) -> tuple[Unit, ...]:
+        """The units that run instructions."""
+        return tuple(unit for unit in Unit if unit is not Unit.EXCHANGE or self.exchange)
 
     @cached_property
     def column_lanes(self) -> int:
@@ -314,6 +337,20 @@ RAPID = CoreConfig(
     outstanding_reads=8,
 )
 NAMED = {config.name: config for config in (EDGE, NANO, RAPID)}
+
+
+def cluster_core(config: CoreConfig) -> CoreConfig:
+    """The core of a cluster: the same with an exchange unit and a bus of at least 8 bytes, which is
+    the network's narrowest link.
+
+    Raises ValueError for a bus that is wider than the widest link.
+    """
+    narrowest, widest = min(WIDTHS) // 8, max(WIDTHS) // 8
+    if config.bus_bytes > widest:
+        raise ValueError(f"bus_bytes of a core in a cluster must be at most {widest}, the widest "
+                         f"link, not {config.bus_bytes} as {config.name!r} has")
+    return dataclasses.replace(config, exchange=config.exchange or 1,
+                               bus_bytes=max(narrowest, config.bus_bytes))
 
 
 def load_config(source: str | Path) -> CoreConfig:

@@ -267,12 +267,12 @@ def network_bins(network: Network) -> Iterable[Bin]:
                     layer.op, layer.size[axis], layer.stride[axis])
 
 
-def _programs_required() -> dict[str, list[tuple[Any, ...]]]:
+def _programs_required(config: CoreConfig) -> dict[str, list[tuple[Any, ...]]]:
     operators = ("convolution", "fully_connected", "add", "relu", "clip", "max_pool",
                  "average_pool")
     return {
         # STORE and MATMUL touch nothing that the other writes.
-        "tokens: from, to": [pair for pair in itertools.permutations(Unit, 2)
+        "tokens: from, to": [pair for pair in itertools.permutations(config.units, 2)
                              if set(pair) != {Unit.EXECUTE, Unit.STORE}],
         **{f"{name}: row across a page": [(False,), (True,)] for name in ("LOAD", "STORE")},
         "networks: operators": [(op,) for op in operators],
@@ -295,7 +295,7 @@ def required(config: CoreConfig, *, instructions_alone: bool = False
     groups = {cross.group: cross.required(config) for cross in crosses()}
     groups |= _shapes_required(config)
     if not instructions_alone:
-        groups |= _programs_required()
+        groups |= _programs_required(config)
     return {group: values for group, values in groups.items() if values}
 
 

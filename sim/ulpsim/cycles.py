@@ -18,9 +18,6 @@ from .isa import INSTRUCTION_BYTES, Instruction, Segment, Unit
 
 __all__ = ["DeadlockError", "Prediction", "Span", "predict"]
 
-_UNITS = len(Unit)
-#: Each queue's head is read from the instruction memory once in so many cycles.
-_TURNS = 2 * _UNITS
 #: Cycles from that read until the instruction is offered.
 _HEAD_LATENCY = 2
 
@@ -70,8 +67,12 @@ def predict(program: Sequence[Instruction], config: CoreConfig, *, program_addre
         Cycles from a read address to the first data of an idle memory.
 
     Raises DeadlockError for a program whose tokens never come, and ValueError for one without
-    HALT. Programs that fault for another reason are not predicted.
+    HALT, and for a core with an exchange unit: there the memory port is shared, with its engines or
+    a whole cluster, so time is not a matter of the program alone. Programs that fault for another
+    reason are not predicted.
     """
+    if config.exchange:
+        raise ValueError(f"cycles of {config.name!r} are not predicted: it has an exchange unit")
     return _Run(program, config, program_address, segments, latency).finish()
 
 
@@ -93,6 +94,9 @@ class _Run:
         from .cycles_special import Special
 
         self.config = config
+        self.units = config.units
+        #: Each queue's head is read from the instruction memory once in so many cycles.
+        self.turns = 2 * len(self.units)
         self.program = program[:names.index("HALT")]
         #: Instructions that may be fetched: also those behind HALT.
         self.length = len(program)
@@ -106,16 +110,16 @@ class _Run:
         }
         #: From which cycle on each instruction is in the instruction memory.
         self.arrived: list[int] = []
-        self.queues: dict[Unit, list[int]] = {unit: [] for unit in Unit}
+        self.queues: dict[Unit, list[int]] = {unit: [] for unit in self.units}
         self.put: list[int] = []
-        self.heads: dict[Unit, list[int]] = {unit: [] for unit in Unit}
-        self.spans: dict[Unit, list[Span]] = {unit: [] for unit in Unit}
+        self.heads: dict[Unit, list[int]] = {unit: [] for unit in self.units}
+        self.spans: dict[Unit, list[Span]] = {unit: [] for unit in self.units}
         self.posts: dict[tuple[Unit, Unit], list[int]] = {
-            (giver, taker): [] for giver in Unit for taker in Unit}
+            (giver, taker): [] for giver in self.units for taker in self.units}
         self.taken_tokens = dict.fromkeys(self.posts, 0)
 
     def finish(self) -> Prediction:
-        others = [unit for unit in Unit if unit is not Unit.LOAD]
+        others = [unit for unit in self.units if unit is not Unit.LOAD]
         while True:
             # Any list, not a generator: every unit is to advance as far as it can in each round.
             while any([self._dispatch(), self._read_head(Unit.LOAD),
@@ -124,8 +128,8 @@ class _Run:
             if not self._serve():
                 break
         if len(self.put) < len(self.program) or any(
-                len(self.spans[unit]) < len(self.queues[unit]) for unit in Unit):
-            stuck = min(self.queues[unit][len(self.spans[unit])] for unit in Unit
+                len(self.spans[unit]) < len(self.queues[unit]) for unit in self.units):
+            stuck = min(self.queues[unit][len(self.spans[unit])] for unit in self.units
                         if len(self.spans[unit]) < len(self.queues[unit]))
             raise DeadlockError(f"instruction {stuck} waits for tokens that never come")
         spans = sorted((span for spans in self.spans.values() for span in spans),
@@ -133,7 +137,7 @@ class _Run:
         halted = self._next_put() + 1
         # The execute unit counts its instructions, so it is idle a cycle after the last retired.
         idle = [self.spans[unit][-1].retired + (unit is Unit.EXECUTE)
-                for unit in Unit if self.spans[unit]]
+                for unit in self.units if self.spans[unit]]
         done = max([halted, self.load.free, *idle])
         return Prediction(done + 1, tuple(self.arrived), tuple(spans))
 
@@ -216,7 +220,7 @@ class _Run:
         ready = self.put[self.queues[unit][place]] + 1
         if place:
             ready = max(ready, self.spans[unit][-1].taken + 1)
-        self.heads[unit].append(ready + (2 * unit.value + 1 - ready) % _TURNS)
+        self.heads[unit].append(ready + (2 * unit.value + 1 - ready) % self.turns)
         return True
 
     def _offered(self, unit: Unit) -> tuple[int, Unit | None] | None:
@@ -226,7 +230,7 @@ class _Run:
             return None
         instruction = self.program[self.queues[unit][place]]
         offered, waited_for = self.heads[unit][place] + _HEAD_LATENCY, None
-        for giver in Unit:
+        for giver in self.units:
             wait = instruction[f"wait_{giver.name.lower()}"]
             if wait:
                 need = self.taken_tokens[giver, unit] + wait
@@ -240,11 +244,11 @@ class _Run:
     def _take(self, unit: Unit, offered: int, waited_for: Unit | None) -> None:
         index = self.queues[unit][len(self.spans[unit])]
         instruction = self.program[index]
-        for giver in Unit:
+        for giver in self.units:
             self.taken_tokens[giver, unit] += instruction[f"wait_{giver.name.lower()}"]
         taken, retired = self.timing[unit].take(instruction, offered)
         self.spans[unit].append(Span(index, offered, taken, retired, waited_for))
-        for taker in Unit:
+        for taker in self.units:
             if instruction[f"post_{taker.name.lower()}"]:
                 self.posts[unit, taker].append(retired)
 

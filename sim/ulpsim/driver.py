@@ -18,7 +18,7 @@ from .compiler import Compiled
 from .config import CoreConfig
 from .interpreter import Machine, Result
 from .isa import INSTRUCTION_BYTES, MOST_INSTRUCTIONS, Cause, Segment, encode_program
-from .registers import BY_NAME, WATCHDOG_RESET, Access, Control, Status, constants
+from .registers import BY_NAME, WATCHDOG_RESET, Access, Control, Status, constants, registers_of
 from .training import CompiledTraining
 
 __all__ = ["Bus", "CoreError", "Driver", "ModelBus", "Placement", "place"]
@@ -154,9 +154,10 @@ class ModelBus:
     def __init__(self, config: CoreConfig, memory_bytes: int) -> None:
         self.memory = np.zeros(memory_bytes, np.uint8)
         self.machine = Machine(config, self.memory)
-        self.values = {**{name: register.reset for name, register in BY_NAME.items()},
+        registers = registers_of(config)
+        self.values = {**{register.name: register.reset for register in registers},
                        **constants(config), "WATCHDOG": WATCHDOG_RESET}
-        self._names = {register.offset: name for name, register in BY_NAME.items()}
+        self._names = {register.offset: register.name for register in registers}
 
     def _name(self, offset: int) -> str:
         if offset not in self._names:
@@ -185,6 +186,9 @@ class ModelBus:
             segment: (values[f"SEGMENT_{segment.value}_BASE"],
                       values[f"SEGMENT_{segment.value}_SIZE"]) for segment in Segment}
         self.machine.forward_bias = values["FORWARD_BIAS"]
+        if self.machine.config.exchange:
+            self.machine.step_register = values["STEP"]
+            self.machine.round_register = values["ROUND"]
         size = values["PROGRAM_LENGTH"] * INSTRUCTION_BYTES
         if not 0 < size <= MOST_INSTRUCTIONS * INSTRUCTION_BYTES:
             return Result(Cause.PROGRAM_LENGTH, 0)
@@ -197,6 +201,8 @@ class ModelBus:
         failed = result.cause is not Cause.NONE
         self.values |= {"STATUS": Status.FAULT if failed else Status.DONE,
                         "CAUSE": result.cause.value, "FAULT_INSTRUCTION": result.index}
+        if self.machine.config.exchange:
+            self.values["EXCHANGE_FAULT"] = self.machine.exchange_fault
 
     def read_memory(self, address: int, size: int) -> bytes:
         self._check(address, size)

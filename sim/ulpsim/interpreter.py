@@ -26,6 +26,10 @@ stands what the table leaves open:
   pipeline. The same holds for row scalars.
 - LOAD reads whole words of the bus, so a row that ends within one needs the rest of it in its
   segment too.
+- COMPRESS, DECODE and COLLECTIVE are checked by `exchange.rules`; what their engines find wrong is
+  a COMPRESSION or COLLECTIVE. On a core without an exchange unit they, and tokens of that unit, are
+  ILLEGAL_INSTRUCTIONs. What an engine has written before it fails is said of it; COLLECTIVE takes
+  the other nodes of a cluster (`cluster`).
 - Of SPECIAL the fields of the residual are looked at only if `residual` is set, those of a
   source in the scratchpad only if it is ACTIVATIONS, those of the accumulators only if it is
   ACCUMULATORS, those of the output only without `reduce`. A function beside a residual,
@@ -46,15 +50,17 @@ stands what the table leaves open:
 import dataclasses
 import itertools
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import fixed_point, fold, special
+from . import exchange, fixed_point, fold, special
+from .compression.engine import Engine, Operation
 from .config import SLOT_BYTES, CoreConfig
 from .formats import FORWARD_BIAS, Format, Precision, multipliable
 from .integers import pack, unpack_codes
+from .interconnect import collective
 from .isa import (
     INSTRUCTION_BYTES,
     MOST_INSTRUCTIONS,
@@ -98,11 +104,18 @@ class Result:
     multiply_adds: int = 0
 
 
-def check(config: CoreConfig, segments: Segments, instruction: Instruction) -> Cause:
+def check(config: CoreConfig, segments: Segments, instruction: Instruction,
+          nodes: int = 1) -> Cause:
     """The first rule that an instruction breaks on this core; NONE if none.
 
-    `segments` are (base, size) in bytes; one that is missing is empty.
+    `segments` are (base, size) in bytes; one that is missing is empty. `nodes` are those of the
+    cluster that the core is in.
     """
+    if instruction.unit is Unit.EXCHANGE:
+        for broken, cause in exchange.rules(config.bus_bytes, segments, instruction, nodes):
+            if broken:
+                return cause
+        return Cause.NONE
     rules = {"LOAD": _load_rules, "FILL": _fill_rules, "MATMUL": _matmul_rules,
              "SPECIAL": _special_rules, "STORE": _store_rules}.get(instruction.name)
     if rules is None:
@@ -340,6 +353,12 @@ class Machine:
         (base, size) of each segment in bytes, to be set before `run`.
     forward_bias
         Register FORWARD_BIAS: what is subtracted from the exponents of E4M3.
+    step_register, round_register
+        Registers STEP and ROUND.
+    nodes
+        Nodes of the cluster that the core is in.
+    exchange_fault
+        Register EXCHANGE_FAULT after `run`.
     activations
         Slots (uint16).
     weights
@@ -366,6 +385,13 @@ class Machine:
         columns = config.column_lanes
         self.segments: dict[Segment, tuple[int, int]] = {s: (0, 0) for s in Segment}
         self.forward_bias = FORWARD_BIAS
+        self.step_register = self.round_register = self.exchange_fault = 0
+        self.nodes = 1
+        self._packed = 0
+        self._engine = Engine(self.memory, bus_bytes=config.bus_bytes,
+                              largest_bin=config.largest_bin) if config.exchange else None
+        if self._engine is not None and memory_base:
+            raise ValueError(f"memory_base must be 0 for an exchange unit, not {memory_base}")
         self.activations = np.zeros(config.activation_slots, np.uint16)
         self.weights = np.zeros((config.weight_lines, columns), np.uint16)
         self.parameters = np.zeros((config.parameter_columns, 4), np.uint32)
@@ -375,9 +401,21 @@ class Machine:
     def run(self, program: bytes | bytearray | Sequence[Instruction]) -> Result:
         """Run a program, as bytes or as instructions, until HALT or the first fault.
 
-        Raises ValueError if the bytes are not whole instructions or a segment's base is not a
-        multiple of the bus width.
+        Raises ValueError if the bytes are not whole instructions, a segment's base is not a
+        multiple of the bus width, or a COLLECTIVE comes, for which there are no other nodes.
         """
+        steps = self.steps(program)
+        try:
+            command = next(steps)
+        except StopIteration as end:
+            return end.value
+        raise ValueError(f"{command.operation.name} must be run by a ClusterMachine, not by one "
+                         "core alone")
+
+    def steps(self, program: bytes | bytearray | Sequence[Instruction]) -> Generator[
+            collective.Command, collective.Completion, Result]:
+        """As `run`, but commands of the collective engine are handed out, and what came of them is
+        to be sent."""
         words = bytes(program) if isinstance(program, bytes | bytearray) else \
             encode_program(program)
         if len(words) % INSTRUCTION_BYTES:
@@ -390,9 +428,11 @@ class Machine:
         length = len(words) // INSTRUCTION_BYTES
         if not 1 <= length <= MOST_INSTRUCTIONS:
             return Result(Cause.PROGRAM_LENGTH, 0)
-        return self._run(words, length)
+        return (yield from self._run(words, length))
 
-    def _run(self, words: bytes, length: int) -> Result:
+    def _run(self, words: bytes, length: int) -> Generator[
+            collective.Command, collective.Completion, Result]:
+        self._packed = self.exchange_fault = 0
         queues: dict[Unit, deque[tuple[int, Instruction]]] = {unit: deque() for unit in Unit}
         tokens = dict.fromkeys(itertools.product(Unit, Unit), 0)     # from, to
         multiply_adds = 0
@@ -410,7 +450,10 @@ class Machine:
                 index, instruction = queues[unit].popleft()
                 for source in Unit:
                     tokens[source, unit] -= instruction[f"wait_{source.name.lower()}"]
-                cause = self.step(instruction)
+                if instruction.name == "COLLECTIVE":
+                    cause = yield from self._collective(instruction)
+                else:
+                    cause = self.step(instruction)
                 if cause is not Cause.NONE:
                     return Result(cause, index, multiply_adds)
                 if instruction.name == "MATMUL":
@@ -426,7 +469,8 @@ class Machine:
             if position == length:
                 return Result(Cause.PROGRAM_LENGTH, position - 1, multiply_adds)
             try:
-                instruction = decode(words[position * INSTRUCTION_BYTES:][:INSTRUCTION_BYTES])
+                instruction = decode(words[position * INSTRUCTION_BYTES:][:INSTRUCTION_BYTES],
+                                     self.config.units)
             except ValueError:
                 return Result(Cause.ILLEGAL_INSTRUCTION, position, multiply_adds)
             waiting = [queue[0][0] for queue in queues.values() if queue]
@@ -445,12 +489,36 @@ class Machine:
             position += 1
 
     def step(self, instruction: Instruction) -> Cause:
-        """Check one instruction and, if it breaks no rule, do what it says; tokens apart."""
-        cause = check(self.config, self.segments, instruction)
+        """Check one instruction and, if it breaks no rule, do what it says; tokens apart.
+
+        COLLECTIVE is not for one core: see `steps`.
+        """
+        cause = check(self.config, self.segments, instruction, self.nodes)
         if cause is not Cause.NONE:
             return cause
         return {"LOAD": self._load, "FILL": self._fill, "MATMUL": self._matmul,
-                "SPECIAL": self._special, "STORE": self._store}[instruction.name](instruction)
+                "SPECIAL": self._special, "STORE": self._store, "COMPRESS": self._compression,
+                "DECODE": self._compression}[instruction.name](instruction)
+
+    def _compression(self, instruction: Instruction) -> Cause:
+        assert self._engine is not None
+        command = exchange.compression_command(instruction, self.segments, self.step_register)
+        completion = self._engine.run(command)
+        if (cause := exchange.command_cause(completion)) is not Cause.NONE:
+            self.exchange_fault = exchange.detail(completion)
+        elif command.operation is Operation.COMPRESS:
+            self._packed = completion.bytes
+        return cause
+
+    def _collective(self, instruction: Instruction) -> Generator[
+            collective.Command, collective.Completion, Cause]:
+        cause = check(self.config, self.segments, instruction, self.nodes)
+        if cause is Cause.NONE:
+            completion = yield exchange.collective_command(
+                instruction, self.segments, self.round_register, self._packed)
+            if (cause := exchange.command_cause(completion)) is not Cause.NONE:
+                self.exchange_fault = exchange.detail(completion)
+        return cause
 
     def _external_rows(self, instruction: Instruction, pitch: str) -> NDArray[np.int64] | None:
         """First bytes of all rows in `memory`; None if a row lies outside of it."""

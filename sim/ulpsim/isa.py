@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from .formats import Precision
+from .interconnect.collective import Operation
 
 __all__ = [
     "HEADER",
@@ -52,12 +53,16 @@ MOST_INSTRUCTIONS = (1 << INDEX_BITS) - 1
 
 
 class Unit(enum.Enum):
-    """The units that run instructions, each in its own queue's order."""
+    """The units that run instructions, each in its own queue's order.
+
+    A core has the first four; EXCHANGE is an option (`CoreConfig.units`).
+    """
 
     LOAD = 0
     EXECUTE = 1
     SPECIAL = 2
     STORE = 3
+    EXCHANGE = 4
 
 
 class Target(enum.Enum):
@@ -137,6 +142,8 @@ class Cause(enum.Enum):
     WATCHDOG = 15
     UNSUPPORTED_FUNCTION = 16
     ROW_RANGE = 17
+    COMPRESSION = 18
+    COLLECTIVE = 19
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,14 +180,36 @@ class InstructionType:
         return positions
 
 
+
+def _token_fields(units: Iterable[Unit]) -> Iterable[Field]:
+    for u in units:
+        yield Field(f"wait_{u.name.lower()}", 4,
+                    f"tokens to take from the {u.name.lower()} unit before starting")
+    for u in units:
+        yield Field(f"post_{u.name.lower()}", 1,
+                    f"give the {u.name.lower()} unit a token when done")
+
+
+_BASIC_UNITS = tuple(unit for unit in Unit if unit is not Unit.EXCHANGE)
 HEADER = (
     Field("opcode", 4, "which instruction this is"),
-    *(Field(f"wait_{u.name.lower()}", 4, f"tokens to take from the {u.name.lower()} unit before "
-            "starting") for u in Unit),
-    *(Field(f"post_{u.name.lower()}", 1, f"give the {u.name.lower()} unit a token when done")
-      for u in Unit),
-    Field("reserved", 8, "must be zero"),
+    *_token_fields(_BASIC_UNITS),
+    # Reserved bits of a core without this unit.
+    *_token_fields((Unit.EXCHANGE,)),
+    Field("reserved", 3, "must be zero"),
 )
+
+_LAYER = (
+    Field("layer", 12, "number of the layer"),
+    Field("step", 10, "register STEP plus this, modulo 1024, is the number of the step"))
+_GRADIENT = (
+    Field("elements", 32, "elements of the layer", least=1),
+    Field("gradient_segment", 2, "segment of the gradient", choices=Segment),
+    Field("gradient", 32, "first byte of the gradient"))
+_BUFFER = (
+    Field("buffer_segment", 2, "segment of the packets", choices=Segment),
+    Field("buffer", 32, "first byte of the packets' buffer"),
+    Field("capacity", 32, "bytes of a learner's buffer"))
 
 _LOOPS = tuple(Field(f"count_{i}", 12, f"iterations of output loop {i} (0 is the outermost)",
                      least=1) for i in range(3))
@@ -320,6 +349,56 @@ INSTRUCTIONS = (
          Field("length", 20, "slots in a row", least=1),
          Field("address", 20, "first slot in the scratchpad"),
          Field("pitch", 20, "slots from row to row in the scratchpad"))),
+    InstructionType(
+        "COMPRESS", 6, Unit.EXCHANGE,
+        "Pass one step of a layer through AdaComp, from memory to memory: gradient and residue to "
+        "packets and the new residue, as docs/compression.md has it. Packets go to the beginning "
+        "of the buffer or, with `append`, behind those of the COMPRESS before. Residue and buffer "
+        "lie in OUTPUT or WORKSPACE; what is an address, and the capacity, is a multiple of the "
+        "bus width.",
+        (Field("append", 1, "packets go behind those of the COMPRESS before"),
+         Field("exact", 1, "the scale is the mean of this step: two passes"),
+         Field("choose", 1, "choose elements for CLT-k; all stay in the residue"),
+         Field("dlfloat16", 1, "gradients are codes of DLFloat16, else FP32"),
+         *_LAYER,
+         Field("learner", 10, "number of the learner"),
+         *_GRADIENT,
+         Field("residue_segment", 2, "segment of the residue", choices=Segment),
+         Field("residue", 32, "first byte of the residue"),
+         *_BUFFER,
+         Field("bin_size", 15, "elements of a bin"),
+         Field("factor", 5, "soft threshold in quarters"),
+         Field("point", 8, "a unit of the residue is 2^-point (two's complement)"),
+         Field("scale", 32, "scale, FP32, without `exact`"))),
+    InstructionType(
+        "DECODE", 7, Unit.EXCHANGE,
+        "Add the packets of a layer of all learners, in their order, to a dense FP32 gradient in "
+        "OUTPUT or WORKSPACE. Packets are at the beginning of the learners' buffers or, with "
+        "`append`, behind the layer of the DECODE before. What is an address, the capacity and "
+        "the pitch are multiples of the bus width.",
+        (Field("append", 1, "go on behind the layer of the DECODE before"),
+         Field("clear", 1, "zeros to the gradient first"),
+         *_LAYER,
+         Field("learner", 10, "number of the first learner"),
+         Field("last_learner", 10, "number of the last learner"),
+         *_GRADIENT, *_BUFFER,
+         Field("pitch", 32, "bytes from a learner's buffer to the next one's"))),
+    InstructionType(
+        "COLLECTIVE", 8, Unit.EXCHANGE,
+        "Exchange memory with the other nodes of the network, as docs/cluster.md has it. All "
+        "nodes must say the same operation, round and root. The region lies in OUTPUT or "
+        "WORKSPACE; address, pitch and table are multiples of the bus width.",
+        (Field("operation", 2, "what to do", choices=Operation),
+         Field("packed", 1, "`bytes` are those that the COMPRESS before has put into its buffer "
+               "(ALL_GATHER and BROADCAST)"),
+         Field("round", 6, "register ROUND plus this, modulo 64, is the number of the round"),
+         Field("root", 8, "BROADCAST: whose region it is"),
+         Field("segment", 2, "segment of the region and of the table", choices=Segment),
+         Field("address", 32, "first byte of the buffers, vector or region"),
+         Field("bytes", 32, "bytes of this node's chunk, of the vector, or of the root's region"),
+         Field("pitch", 32, "bytes from a buffer or piece to the next one, or of the region"),
+         Field("table", 32, "ALL_GATHER: first byte of the table of lengths"),
+         Field("patience", 32, "cycles without progress after which the instruction fails"))),
 )
 OPCODES = {row.opcode: row for row in INSTRUCTIONS}
 _BY_NAME = {row.name: row for row in INSTRUCTIONS}
@@ -409,24 +488,27 @@ def encode(instruction: Instruction) -> bytes:
     return word.to_bytes(INSTRUCTION_BYTES, "little")
 
 
-def decode(data: bytes) -> Instruction:
-    """The instruction in 64 bytes.
+def decode(data: bytes, units: Iterable[Unit] = tuple(Unit)) -> Instruction:
+    """The instruction in 64 bytes, on a core with these units.
 
     Raises ValueError, naming what is wrong, for a wrong length, an unknown opcode, a field out of
-    its range or a reserved bit that is set: exactly the words at which the hardware stops with
-    ILLEGAL_INSTRUCTION.
+    its range or a reserved bit that is set, those of tokens of a unit that is not there among them:
+    exactly the words at which the hardware stops with ILLEGAL_INSTRUCTION.
     """
     if len(data) != INSTRUCTION_BYTES:
         raise ValueError(f"an instruction must be {INSTRUCTION_BYTES} bytes, not {len(data)}")
     word = int.from_bytes(data, "little")
     opcode = word & 0xF
-    if opcode not in OPCODES:
-        raise ValueError(f"opcode must be one of {', '.join(map(str, OPCODES))}, not {opcode}")
+    missing = set(Unit) - set(units)
+    opcodes = [row.opcode for row in INSTRUCTIONS if row.unit not in missing]
+    if opcode not in opcodes:
+        raise ValueError(f"opcode must be one of {', '.join(map(str, opcodes))}, not {opcode}")
     row = OPCODES[opcode]
+    reserved = {"reserved", *(field.name for field in _token_fields(missing))}
     values, used = {}, 0
     for field, (first, width) in row.layout().items():
         mask = (1 << width) - 1
-        if field != "reserved":
+        if field not in reserved:
             used |= mask << first
         if field not in ("opcode", "reserved"):
             values[field] = (word >> first) & mask
@@ -527,6 +609,9 @@ def documentation() -> str:
         "## Header, the same for every instruction",
         "",
         *_field_table(HEADER, 0),
+        "",
+        "On a core without an exchange unit (`exchange` of its configuration is 0) the fields of "
+        "its tokens are reserved bits, and its instructions unknown opcodes.",
     ]
     header_bits = sum(f.width for f in HEADER)
     for row in INSTRUCTIONS:

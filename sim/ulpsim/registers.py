@@ -2,13 +2,15 @@
 
 import dataclasses
 import enum
+from collections.abc import Iterable
 
 from .config import CoreConfig
 from .formats import FORWARD_BIAS
 from .isa import Segment
 
-__all__ = ["BY_NAME", "CORE_IDENTIFIER", "REGISTERS", "WATCHDOG_RESET", "Access", "Control",
-           "Register", "Status", "constants", "documentation"]
+__all__ = ["BY_NAME", "CORE_IDENTIFIER", "EXCHANGE_REGISTERS", "REGISTERS", "WATCHDOG_RESET",
+           "Access", "Control", "Register", "Status", "constants", "documentation",
+           "registers_of", "table"]
 
 CORE_IDENTIFIER = 0x756C7001
 WATCHDOG_RESET = 0x00100000
@@ -90,7 +92,23 @@ REGISTERS = (
     Register(0x8C, "SPECIAL_FUNCTIONS", Access.READ, "1 if the core has functions, products, "
              "sources in the scratchpad and row scalars, else 0"),
 )
-BY_NAME = {register.name: register for register in REGISTERS}
+#: Of cores with an exchange unit, besides.
+EXCHANGE_REGISTERS = (
+    Register(0x30, "STEP", Access.WRITE, "what steps are counted from in COMPRESS and DECODE",
+             mask=0x3FF),
+    Register(0x34, "ROUND", Access.WRITE, "what rounds are counted from in COLLECTIVE", mask=0x3F),
+    Register(0x38, "EXCHANGE_FAULT", Access.READ, "why an engine failed: bits 3:0 its cause "
+             "(docs/compression.md, docs/cluster.md); of a compression 7:4 its detail and 9:8 its "
+             "place; 21:12 the learner or node to blame. Until the next start or reset"),
+    Register(0x90, "EXCHANGE", Access.READ, "elements that the encoder takes in a cycle"),
+    Register(0x94, "NODES", Access.READ, "nodes of the cluster that the core is in"),
+)
+BY_NAME = {register.name: register for register in (*REGISTERS, *EXCHANGE_REGISTERS)}
+
+
+def registers_of(config: CoreConfig) -> tuple[Register, ...]:
+    """The registers that a core has."""
+    return (*REGISTERS, *EXCHANGE_REGISTERS) if config.exchange else REGISTERS
 
 
 def writable(register: Register, config: CoreConfig) -> int:
@@ -106,11 +124,21 @@ def constants(config: CoreConfig) -> dict[str, int]:
         "COLUMN_LANES": config.column_lanes,
         "FORMATS": sum(1 << precision.value for precision in config.formats),
         "SPECIAL_FUNCTIONS": int(config.special_functions),
+        **({"EXCHANGE": config.exchange} if config.exchange else {}),
     }
+
+
+def table(registers: Iterable[Register]) -> list[str]:
+    """Registers as lines of a table in Markdown."""
+    return ["| offset | register | access | reset | meaning |", "|---|---|---|---|---|",
+            *(f"| {r.offset:#04x} | {r.name} | {r.access.value} | {r.reset:#x} | {r.meaning} |"
+              for r in registers)]
 
 
 def documentation() -> str:
     """The register map as Markdown, for `docs/registers.md`."""
+    from . import cluster_registers
+
     lines = [
         "# Registers",
         "",
@@ -120,9 +148,12 @@ def documentation() -> str:
         "table, or a write to a register that can only be read, is answered by SLVERR. Write "
         "strobes select bytes. Do not write program, segment or watchdog registers during a run.",
         "",
-        "| offset | register | access | reset | meaning |",
-        "|---|---|---|---|---|",
+        *table(REGISTERS),
+        "",
+        "## Of cores with an exchange unit",
+        "",
+        *table(EXCHANGE_REGISTERS),
+        "",
+        *cluster_registers.documentation(),
     ]
-    lines += [f"| {r.offset:#04x} | {r.name} | {r.access.value} | {r.reset:#x} | {r.meaning} |"
-              for r in REGISTERS]
     return "\n".join(lines) + "\n"

@@ -89,7 +89,7 @@ def accesses(instruction: Instruction, config: CoreConfig) -> list[Access]:
     """All that an instruction reads and writes, in the order read, written.
 
     Left out are external memory that no instruction can write (PARAMETERS, INPUT) and row scalars,
-    which no unit but SPECIAL touches.
+    which no unit but SPECIAL touches. Raises TokenError for an instruction of the exchange unit.
     """
     return list(_accesses(instruction, config))
 
@@ -115,6 +115,9 @@ def _accesses(instruction: Instruction, config: CoreConfig) -> Iterator[Access]:
         yield from _matmul_accesses(instruction, config)
     elif instruction.name == "SPECIAL":
         yield from _special_accesses(instruction, config)
+    elif instruction.unit is Unit.EXCHANGE:
+        raise TokenError(f"{instruction.name} must be given its tokens by whoever writes the "
+                         "program: what it touches is a matter of the cluster")
 
 
 def _matmul_accesses(instruction: Instruction, config: CoreConfig) -> Iterator[Access]:

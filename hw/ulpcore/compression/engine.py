@@ -77,11 +77,15 @@ class CompressionEngine(wiring.Component):
     -------
     commands : In(stream(EngineCommand)), completions : Out(stream(EngineCompletion))
         One for each command.
+    stop : In(1)
+        End the command under way, as if the bus had failed, with the cause STOPPED, if it does not
+        end by itself first.
     read : Out(AXI4Read), write : Out(AXI4Write)
     """
 
     commands: Any
     completions: Any
+    stop: Signal
     read: Any
     write: Any
 
@@ -110,6 +114,7 @@ class CompressionEngine(wiring.Component):
         super().__init__({
             "commands": In(stream.Signature(EngineCommand)),
             "completions": Out(stream.Signature(EngineCompletion)),
+            "stop": In(1),
             "read": Out(AXI4Read(data_bytes=bus_bytes)),
             "write": Out(AXI4Write(data_bytes=bus_bytes))})
 
@@ -425,3 +430,5 @@ class CompressionEngine(wiring.Component):
         bus_error(self.readers[0].error, Mux(adds, Place.PACKETS, Place.GRADIENT))
         bus_error(writes.error, Mux(adds | clears, Place.GRADIENT,
                                     Mux(writes.error_client == 0, Place.RESIDUE, Place.PACKETS)))
+        with m.If(self.stop):
+            fail(EngineCause.STOPPED, Place.NONE)

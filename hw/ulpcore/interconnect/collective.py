@@ -56,6 +56,8 @@ class Collective(wiring.Component):
     -------
     commands : In(stream(CollectiveCommand)), completions : Out(stream(CollectiveCompletion))
         One for each command.
+    stop : In(1)
+        End the command under way, with the cause STOPPED, if it does not end by itself first.
     flits_in : In(flit_stream), flits_out : Out(flit_stream)
         The terminal. Flits wait outside of commands.
     read : Out(AXI4Read), write : Out(AXI4Write)
@@ -64,6 +66,7 @@ class Collective(wiring.Component):
 
     commands: Any
     completions: Any
+    stop: Signal
     flits_in: Any
     flits_out: Any
     read: Any
@@ -93,7 +96,7 @@ class Collective(wiring.Component):
         self.taking = ChunkWalk(nodes=self.count, first=self.left)
         super().__init__({
             "commands": In(stream.Signature(CollectiveCommand)),
-            "completions": Out(stream.Signature(CollectiveCompletion)),
+            "completions": Out(stream.Signature(CollectiveCompletion)), "stop": In(1),
             "flits_in": In(flits), "flits_out": Out(flits),
             "read": Out(AXI4Read(data_bytes=self.bus_bytes)),
             "write": Out(AXI4Write(data_bytes=self.bus_bytes))})
@@ -204,6 +207,8 @@ class Collective(wiring.Component):
                 self._watch(m, fail)
                 with m.If(wrong_bus):
                     fail(bus_cause, self.node)
+                with m.If(self.stop):
+                    fail(Cause.STOPPED, self.node)
             with m.State("TABLE"):
                 with m.If(self.lengths.done & self.table_writer.idle & writes.quiet):
                     m.next = "REPORT"

@@ -1,17 +1,19 @@
 """`ulpcore cluster`: learners exchange compressed gradients through a cluster in RTL."""
 
+import dataclasses
 import json
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ulpsim.config import cluster_core, load_config
 from ulpsim.interconnect.topology import Mesh, Ring, Topology, Torus
 
 if TYPE_CHECKING:
     from .exchange import StepFigures
 
-__all__ = ["add_arguments", "make_topology", "run_learners"]
+__all__ = ["TOPOLOGIES", "add_arguments", "make_topology", "run_learners"]
 
 _IMAGES = Path(__file__).parents[3] / "examples" / "fashion_mnist" / "images.npz"
 TOPOLOGIES = ("ring", "mesh", "torus")
@@ -33,6 +35,12 @@ def add_arguments(parser: Any) -> None:
                         "weights (default: 64)")
     parser.add_argument("--factor", type=float, default=2, metavar="F",
                         help="AdaComp's soft threshold, a multiple of 1/4 (default: 2)")
+    parser.add_argument("--config", default="nano", metavar="NAME|FILE.toml",
+                        help="the core at each node, with an exchange unit added (default: nano, "
+                        "the smallest)")
+    parser.add_argument("--engines", action="store_true",
+                        help="nodes of engines alone, without cores, whose commands come from the "
+                        "bench")
     parser.add_argument("--lanes", type=int, default=1, metavar="N",
                         help="elements a cycle of the encoders: 1, 4, 8 or 16 (default: 1, which "
                         "is what a bus of 8 bytes brings)")
@@ -49,7 +57,10 @@ def add_arguments(parser: Any) -> None:
 
 
 def make_topology(name: str, nodes: int) -> Topology:
-    """The topology of a name. Raises ValueError if there is none of so many nodes."""
+    """The topology of a name: a ring is one way, the others are as square as can be.
+
+    Raises ValueError if there is none of so many nodes.
+    """
     if name == "ring":
         return Ring(nodes, one_way=True)
     rows = max(r for r in range(1, nodes + 1) if nodes % r == 0 and r * r <= nodes)
@@ -77,15 +88,19 @@ def run_learners(options: Namespace) -> int:
                 raise ValueError(f"{options.data} must hold the array {name!r}; it holds "
                                  f"{', '.join(arrays)}")
         images, labels = arrays["images"], arrays["labels"].astype(int)
+    if options.lanes not in (lanes := (1, 4, 8, 16)):
+        raise ValueError(f"lanes must be one of {', '.join(map(str, lanes))}, not {options.lanes}")
+    cores = None if options.engines else cluster_core(
+        dataclasses.replace(load_config(options.config), exchange=options.lanes))
     learners = Learners(
         make_topology(options.topology, options.learners), images, labels, batch=options.batch,
         hidden=options.hidden, factor=options.factor, seed=options.seed, lanes=options.lanes,
-        largest=options.largest, shared=options.shared, latency=options.latency)
+        largest=options.largest, shared=options.shared, latency=options.latency, cores=cores)
     elements = sum(learners.elements.values())
     steps = [_figures(learners.step(), learners.count, elements)
              for _ in range(options.steps)]
     summary = {"learners": learners.count, "topology": options.topology, "elements": elements,
-               "shared": options.shared, "steps": steps,
+               "shared": options.shared, "cores": cores.name if cores else None, "steps": steps,
                "differing": {name: sum(step["differing"][name] for step in steps)
                              for name in steps[0]["differing"]}}
     if options.json:
@@ -130,6 +145,8 @@ def _show(summary: dict[str, Any]) -> None:
                   "gather, decode, dense: cycles")
     console.print("link: bytes on the busiest one; bytes, cycles: the dense all-reduce of the "
                   "gradients over the gather of the packets")
-    console.print("Encoders, network, decoders, sums and memory ports are RTL.")
+    nodes = f"Each node is a core ({summary['cores']}) whose program starts it all; cores, e" \
+        if summary["cores"] else "Each node is engines alone; e"
+    console.print(f"{nodes}ncoders, network, decoders, sums and memory ports are RTL.")
     console.print("differing from the golden model, or between replicas: " + ", ".join(
         f"{name} {count}" for name, count in summary["differing"].items()))

@@ -13,13 +13,17 @@ from ulpsim.compression import engine as compression
 from ulpsim.compression.learner import CONVOLUTION_BIN, DENSE_BIN, Learner
 from ulpsim.compression.packets import STEPS
 from ulpsim.compression.words import BYTE_BIN
+from ulpsim.config import CoreConfig
 from ulpsim.interconnect import collective
 from ulpsim.interconnect.collective import ROUNDS, Collectives
 from ulpsim.interconnect.packets import packet_flits
 from ulpsim.interconnect.topology import Topology
+from ulpsim.isa import INSTRUCTION_BYTES, Cause, Segment, encode_program
 from ulpsim.small_network import SmallNetwork
 
 from .cluster_rtl import ClusterRun, NodeStep, run_cluster
+from .core_cluster_rtl import CoreJob, CoreRun, ends, reports, run_cores, start
+from .programs import program_of
 
 __all__ = ["Learners", "StepFigures"]
 
@@ -75,8 +79,12 @@ class Learners:
         AdaComp's soft threshold.
     seed
         Of the first weights and of the batches.
+    cores
+        The core at each node, whose program starts all this. Without one the commands come from
+        the bench, to nodes of engines alone.
     options
-        Of `run_cluster`: `lanes`, `width`, `largest`, `shared`, `latency`, `stall_seed`.
+        Of `run_cluster`: `lanes`, `width`, `largest`, `shared`, `latency`, `stall_seed`. With cores
+        `lanes` and `width` are theirs.
 
     Attributes
     ----------
@@ -86,11 +94,14 @@ class Learners:
 
     def __init__(self, topology: Topology, images: NDArray[np.uint8], labels: NDArray, *,
                  batch: int = 32, hidden: int = 64, factor: float = 2, seed: int = 1,
-                 **options: Any) -> None:
+                 cores: CoreConfig | None = None, **options: Any) -> None:
         self.count = len(topology.nodes)
         if not isinstance(batch, int) or not 1 <= batch <= len(images) // self.count:
             raise ValueError(f"batch must be from 1 to the {len(images) // self.count} images of "
                              f"a learner, not {batch!r}")
+        self.cores = cores
+        if cores is not None:
+            options |= {"lanes": cores.exchange, "width": 8 * cores.bus_bytes}
         self.topology, self.options, self.batch = topology, options, batch
         self.images, self.labels = images, labels
         self.rng = np.random.default_rng(seed)
@@ -121,6 +132,8 @@ class Learners:
                                + 20 * (1 + size // 4096)) // _ALIGNMENT) * _ALIGNMENT
                             for name, size in sizes)
         self.buffers, self.table = region(self.count * self.capacity), region(4 * self.count)
+        self.program = region((2 * len(self.elements) + 7) * INSTRUCTION_BYTES)
+        self.size = at
         self.bases = [at * i if self.shared else 0 for i in range(self.count)]
         memories = [np.zeros(at * self.count if self.shared else at, np.uint8)
                     for _ in range(1 if self.shared else self.count)]
@@ -141,12 +154,19 @@ class Learners:
         begin, self.round = self.round, self.round + 6
         before = [m.copy() for m in self.memories]
         reports, flits, steps, bytes_, links = self._golden(plan, begin)
-        longest = 5 * max(self.elements.values()) + 20_000
-        run = run_cluster(before, steps, topology=self.topology, longest=longest, **self.options)
+        if self.cores is None:
+            longest = 5 * max(self.elements.values()) + 20_000
+            run = run_cluster(before, steps, topology=self.topology, longest=longest,
+                              **self.options)
+            wrong = sum(a != b for ours, theirs in zip(run.completions, reports, strict=True)
+                        for a, b in zip(ours, theirs, strict=True))
+            cycles = self._cycles(run)
+        else:
+            run, wrong = self._run_cores(before, steps, begin)
+            cycles = self._cycles_of_cores(run)
         figures = StepFigures(
-            float(np.mean(losses)), bytes_, self._cycles(run, steps), links,
-            {"reports": sum(a != b for ours, theirs in zip(run.completions, reports, strict=True)
-                            for a, b in zip(ours, theirs, strict=True)),
+            float(np.mean(losses)), bytes_, cycles, links,
+            {"reports": wrong,
              "bytes": sum(int(np.count_nonzero(a != b))
                           for a, b in zip(run.memories, self.memories, strict=True)),
              "flits": sum(abs(a - b) for a, b in zip(run.flits, flits, strict=True)),
@@ -249,13 +269,43 @@ class Learners:
                  for packets in cluster.sent]
         return reports, flits, steps, bytes_, links
 
-    def _cycles(self, run: ClusterRun, steps: list[list[NodeStep]]) -> dict[str, int]:
+    def _run_cores(self, before: list[NDArray[np.uint8]], steps: list[list[NodeStep]], begin: int
+                   ) -> tuple[CoreRun, int]:
+        """A step by the programs of the cores; how many of them have failed."""
+        assert self.cores is not None
+        jobs = {}
+        for node, base in enumerate(self.bases):
+            program = program_of(steps[node], base=base, step=self.step_number, round_=begin)
+            code = np.frombuffer(encode_program(program), np.uint8)
+            for memories in (before, self.memories):
+                self._view(memories, node, self.program, len(code))[:] = code
+            jobs[node] = CoreJob(base + self.program, len(program),
+                                 {Segment.WORKSPACE: (base, self.size)}, self.step_number, begin)
+        longest = 100 * sum(self.elements.values()) * (self.count if self.shared else 1) + 100_000
+        run = run_cores(before, [*start(jobs), *ends(list(jobs), longest)], config=self.cores,
+                        topology=self.topology, **{
+                            "shared": False} | {name: value for name, value in self.options.items()
+                                                if name not in ("lanes", "width")})
+        ended = reports(run.answers[-1 - 4 * self.count:])
+        return run, sum(report.cause is not Cause.NONE for report in ended)
+
+    def _cycles(self, run: ClusterRun) -> dict[str, int]:
         layers = len(self.elements)
         phases = {"compress": (1, layers), "gather": (layers + 2, 1),
                   "decode": (layers + 4, layers), "dense": (2 * layers + 5, 1)}
         return {name: max(ended[first + count - 1] for ended in run.ended)
                 - min(begun[first] for begun in run.begun)
                 for name, (first, count) in phases.items()}
+
+    def _cycles_of_cores(self, run: CoreRun) -> dict[str, int]:
+        """Of what the engines of cores do only collective commands are seen: barriers stand before
+        and behind the others, whose time includes the sequencer's for them."""
+        before, behind = ([min(times) for times in zip(*run.ended, strict=True)],
+                          [max(times) for times in zip(*run.begun, strict=True)])
+        return {"compress": behind[1] - before[0], "decode": behind[4] - before[3],
+                **{name: max(ended[i] for ended in run.ended)
+                   - min(begun[i] for begun in run.begun)
+                   for name, i in (("gather", 2), ("dense", 5))}}
 
     def _descend(self, memories: list[NDArray[np.uint8]]) -> int:
         """The sums in each node's memory to its replica; elements in which they are not equal."""

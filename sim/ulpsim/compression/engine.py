@@ -58,6 +58,7 @@ class EngineCause(enum.IntEnum):
     PACKET = 7          #: a packet of `learner` was refused; `detail` is the PacketCause
     SLAVE_ERROR = 8     #: the bus answered SLVERR
     DECODE_ERROR = 9    #: the bus answered DECERR
+    STOPPED = 10        #: it was told to stop, in RTL only
 
 
 class Place(enum.IntEnum):

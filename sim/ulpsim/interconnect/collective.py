@@ -63,6 +63,7 @@ class Cause(enum.IntEnum):
     ROOT = 10           #: there is no such node
     MISALIGNED = 11     #: an address or the pitch is no multiple of the bus, or bytes none of 4
     RANGE = 12          #: beyond the last address
+    STOPPED = 13        #: it was told to stop, in RTL only
 
 
 @dataclasses.dataclass(frozen=True)
