@@ -34,8 +34,8 @@ def unit_members(unit: Unit, config: CoreConfig) -> dict[str, wiring.Member]:
 @functools.cache
 def _causes(exchange: bool) -> type[enum.Enum]:
     own = (Cause.COMPRESSION, Cause.COLLECTIVE)
-    return Cause if exchange else enum.Enum(
-        "Cause", {cause.name: cause.value for cause in Cause if cause not in own})
+    others: Any = enum.Enum("Cause", {c.name: c.value for c in Cause if c not in own})
+    return Cause if exchange else others
 
 
 def causes(config: CoreConfig) -> type[enum.Enum]:
