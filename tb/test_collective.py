@@ -161,7 +161,8 @@ def test_corrupt_flit(rng: np.random.Generator) -> None:
 
 def test_failure_of_what_is_passed_on(rng: np.random.Generator) -> None:
     """With nothing of its own to say, the node passes on packets of a chunk that then fails: by a
-    corrupt packet, or because no more comes. It sends no more than has come, nor the chunk's end."""
+    corrupt packet, or because no more comes. It sends no more than has come, nor the chunk's
+    end."""
     scene = Scene(rng, own=0, bytes=2900)
     for packets, cause in ((1, Cause.TIMEOUT), (2, Cause.CRC)):
         flits = flits_of(scene.coming[:2])[:130 * packets]

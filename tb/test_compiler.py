@@ -191,8 +191,10 @@ def test_every_format(kind, rng):
                               evaluate(network, images)), f"{weights} to {result}"
 
 
-def test_binary_tensors(rng):
-    """+1 and -1 from end to end, and from and to other formats."""
+@pytest.mark.parametrize("config", [EVERY, WIDE_EVERY], ids=["halves", "whole"])
+def test_binary_tensors(config, rng):
+    """+1 and -1 from end to end, and from and to other formats; where a vector of outputs fills
+    half a slot, and where it fills one."""
     stored = {"format": "BINARY"}
     network = chain(
         convolution(rng, 16, 32, kind="BINARY", step=0.05, output=stored),
@@ -203,10 +205,24 @@ def test_binary_tensors(rng):
         convolution(rng, 5, 32, 1, kind="ODD2", step=0.3, output={"format": "INT8"}),
         shape=(8, 9, 32), kind="BINARY")
     images = images_for(network, rng, 3)
-    expected = evaluate(network, images, WIDE_EVERY)
+    expected = evaluate(network, images, config)
     assert len(np.unique(expected)) > 5
     for streamed in (False, True):
-        compiled = compile_network(network, WIDE_EVERY, 3, streamed=streamed)
+        compiled = compile_network(network, config, 3, streamed=streamed)
+        assert np.array_equal(run(compiled, images), expected)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("outputs", [5, 8, 16, 24, 72])
+def test_binary_results(outputs, streamed, rng):
+    """The last half of a slot may be left over, with nothing in it."""
+    network = chain(convolution(rng, outputs, 5, step=0.01, output={"format": "BINARY"}),
+                    shape=(9, 7, 5), kind="INT8")
+    images = images_for(network, rng, 3)
+    expected = evaluate(network, images)
+    assert 0 < expected.mean() < 1
+    for config in (EVERY, dataclasses.replace(EVERY, activation_bytes=2048, weight_bytes=2048)):
+        compiled = compile_network(network, config, 3, streamed=streamed)
         assert np.array_equal(run(compiled, images), expected)
 
 
@@ -512,10 +528,6 @@ REFUSED = {
                           shape=(4, 4, 16), kind="BINARY"), WIDE_EVERY, None,
         r"layer 'image': format must be one with a zero, as what reads it needs a convolution by "
         "the identity, not BINARY"),
-    "outputs of BINARY": (
-        lambda rng: chain(convolution(rng, 16, 5, output={"format": "BINARY"})), EVERY, None,
-        r"layer 'layer0': format must have at most 8 elements in a slot, as many as the core "
-        "'edge' has outputs, not the 16 of BINARY"),
     "format of the core": (
         lambda rng: chain(convolution(rng, 4, 5, output={"format": "FP16"})), NANO, None,
         r"layer 'layer0': format must be one that the core 'nano' has \(INT8, INT4, INT2.*\), "

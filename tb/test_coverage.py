@@ -17,7 +17,7 @@ def test_bins_follow_the_formats_of_the_core(config):
     bins = required(config)
     for group, index, formats in (
             ("MATMUL: formats", 0, config.formats),
-            ("SPECIAL: accumulators, output", 1, config.special_formats)):
+            ("SPECIAL: accumulators, output", 1, config.formats)):
         assert {values[index] for values in bins[group]} == set(formats)
     precisions = {pair for pair in bins["MATMUL: precision after precision"]}
     assert precisions == {(p, q) for p in config.formats for q in config.formats}

@@ -13,7 +13,8 @@ from ulpcore.rtl import MemoryModel
 from ulpsim.config import EDGE, NANO
 from ulpsim.evaluation import evaluate, quantise
 from ulpsim.formats import FORMATS, Precision
-from ulpsim.network import Stored, load_network
+from ulpsim.network import Network, Stored, load_network
+from ulpsim.programs import random_codes
 
 FOLDER = Path(__file__).parents[1] / "examples" / "fashion_mnist"
 EVERY = dataclasses.replace(EDGE, formats=tuple(Precision))
@@ -49,6 +50,27 @@ def test_networks_agree_in_integers(name, images):
     assert (run.outputs_rtl == evaluate(network, codes, NANO)).all()
     # Rounded in other places, the results are near those of a core with FP32.
     assert np.abs(run.outputs_rtl - evaluate(network, codes, EDGE)).max() <= 5
+
+
+def test_binary_networks_agree(rng):
+    """Signs from layer to layer: of the array's eight outputs a vector fills half a slot."""
+    layers, before, channels = [], "image", 32
+    for number, (outputs, size) in enumerate(((64, 3), (16, 2), (24, 1))):
+        layers.append({
+            "name": f"layer{number}", "op": "convolution", "input": before,
+            "weights": rng.integers(0, 2, (outputs, size, size, channels)),
+            "weight_format": "BINARY", "bias": rng.normal(size=outputs),
+            "output": {"format": "BINARY"}})
+        before, channels = f"layer{number}", outputs
+    network = Network.from_description({
+        "name": "binary", "layers": layers,
+        "input": {"name": "image", "height": 7, "width": 6, "channels": 32, "format": "BINARY"}})
+    codes = random_codes(rng, FORMATS["BINARY"], (2, *network.input_shape))
+    run = compare_network(network, EDGE, codes, model=MemoryModel(latency=20), batch=2)
+    assert run.comparison.agree
+    assert run.cycles == run.predicted
+    assert (run.outputs_rtl == evaluate(network, codes)).all()
+    assert 0.2 < run.outputs_rtl.mean() < 0.8
 
 
 def test_networks_agree_under_stalls(images):

@@ -72,7 +72,7 @@ def test_programs_cover_the_fields(config, seed):
                if multipliable(a, w)}
     wanted |= {("precision", p.value) for p in config.formats}
     wanted |= {(f, p.value) for f in ("output_precision", "residual_precision")
-               for p in config.special_formats}
+               for p in config.formats}
     if config.special_functions:
         wanted |= {(f, 1) for f in ("reduce", "row_scale", "row_bias")}
         wanted |= {("source", s.value) for s in Source} | {("function", f.value) for f in Function}

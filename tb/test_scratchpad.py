@@ -66,6 +66,9 @@ def test_activations(config, rng):
     choosing = config.special_vectors > 1
     if choosing:
         touches[3] &= rng.random((cycles, config.banks)) < 0.6
+    # Which bytes of them are written: `kept` has the bits that stay.
+    upper = rng.random(cycles) < 0.5
+    kept = np.where(upper & (phase == 3) & bool(config.halved_formats), 0xFF, 0)
     gather = rng.random(cycles) < 0.8
     # As many slots as are gathered; beyond those of the groups in use they may be any.
     groups = 1 << rng.integers(0, len(config.folds), cycles)
@@ -89,7 +92,7 @@ def test_activations(config, rng):
         if turn in (1, 2) and enable[turn, t]:
             expected_reads[t] = memory[touched]
         elif writes:
-            memory[touched] = data[turn, t, places]
+            memory[touched] = memory[touched] & kept[t] | data[turn, t, places] & ~kept[t]
 
     inputs = {"gather_enable": gather,
               "addresses": packed(rows_slot, (size - 1).bit_length())}
@@ -101,6 +104,8 @@ def test_activations(config, rng):
             {f"{name}__count": count[i]}
         if i in (0, 3):
             inputs[f"{name}__data"] = words(data[i])
+    if config.halved_formats:
+        inputs["special_write__upper"] = upper
     outputs = run_vectors(ActivationScratchpad(config=config), inputs,
                           flush=SCRATCHPAD_READ_LATENCY)
     assert (outputs["phase"][:cycles] == phase).all()

@@ -39,7 +39,7 @@ _CONFIGS = {
                                  formats=(Precision.FP16,), **_SMALL),
     "float_only": dataclasses.replace(EDGE, name="float_only", formats=(Precision.FP16,),
                                       **_SMALL, special_functions=True),
-    # With all formats, of which BINARY needs more outputs.
+    # With all formats; vectors of BINARY fill half a slot.
     "everything": dataclasses.replace(EDGE, name="everything", formats=tuple(Precision), **_SMALL),
     "everything_wide": dataclasses.replace(WIDE, name="everything_wide",
                                            formats=tuple(Precision), **_SMALL),
@@ -95,7 +95,7 @@ class _Bench(wiring.Component):
             "retired": Out(1), "retired_post": Out(4), "busy": Out(1),
             "fault": Out(1), "fault_cause": Out(8), "fault_index": Out(INDEX_BITS),
             "write": Out(1), "write_address": Out(20), "write_mask": Out(config.banks),
-            "write_data": Out(16 * config.banks),
+            "write_data": Out(16 * config.banks), "write_upper": Out(1),
             "forward_bias": In(4),
         })
 
@@ -150,6 +150,8 @@ class _Bench(wiring.Component):
                 Cat(special.activation_write.count > i for i in range(config.banks))),
             self.write_data.eq(special.activation_write.data),
         ]
+        if config.halved_formats:
+            m.d.comb += self.write_upper.eq(special.activation_write.upper)
         return m
 
 
@@ -248,7 +250,7 @@ def _integer_parameters(rng: np.random.Generator, columns: int) -> np.ndarray:
 
 
 def _formats(config: CoreConfig) -> list[Format]:
-    return [f for f in FORMATS.values() if f.precision in config.special_formats and not f.odd]
+    return [f for f in FORMATS.values() if f.precision in config.formats and not f.odd]
 
 
 def _is_signed(rng: np.random.Generator, used: Format | None) -> bool:
@@ -278,7 +280,7 @@ def _random_instruction(rng: np.random.Generator, config: CoreConfig, output: Fo
             return other
         if rng.random() < 0.1:
             return other % (config.banks // 2 + 1)
-        first = config.column_lanes // used.precision.per_slot if used else 1
+        first = max(1, config.column_lanes // used.precision.per_slot) if used else 1
         return first << rng.integers(0, max(1, (config.banks // first).bit_length() - 1))
 
     reach = (counts - 1) @ accumulator_strides + (np.array(window) - 1) @ window_strides
@@ -319,10 +321,13 @@ def _random_instruction(rng: np.random.Generator, config: CoreConfig, output: Fo
             and not values.get("reduce"):
         most = max(f.precision.per_slot for f in (output, residual or output))
         values["fold"] = rng.choice(np.array([
-            f for f in config.folds if f.groups * most <= config.column_lanes], object))
+            f for f in config.folds
+            if f is Fold.ONE or f.groups * most <= config.column_lanes], object))
+    halved = [f for f in (None if values.get("reduce") else output, residual, source)
+              if f and f.precision in config.halved_formats]
     return Instruction(
         "SPECIAL", float_accumulator=is_float, relu=rng.integers(2), clip=rng.integers(2),
-        residual=residual is not None, pool=pool,
+        residual=residual is not None, pool=pool, upper=bool(halved) and rng.integers(2),
         output_precision=output.precision,
         output_signed=_is_signed(rng, output),
         residual_precision=(residual.precision if residual else rng.choice(list(Precision))),
@@ -345,7 +350,9 @@ def _apply_writes(activations: np.ndarray, outputs: Mapping[str, np.ndarray],
     for t in np.flatnonzero(outputs["write"][cycles]) + cycles.start:
         slots = np.ascontiguousarray(outputs["write_data"][t], np.uint32).view(np.uint16)
         written = _written(outputs, t)
-        activations[int(outputs["write_address"][t]) + written] = slots[written]
+        places = int(outputs["write_address"][t]) + written
+        kept = 0xFF if outputs["write_upper"][t] else 0
+        activations[places] = activations[places] & kept | slots[written] & ~np.uint16(kept)
 
 
 def _written(outputs: Mapping[str, np.ndarray], cycle: int) -> np.ndarray:
@@ -474,8 +481,13 @@ def _fault_cases(config: CoreConfig) -> list[tuple[dict, Cause]]:
         ({**row, "residual": 1, "residual_address": end}, Cause.NONE),
         ({**row, "residual": 1, "residual_address": end + 1}, Cause.ACTIVATION_RANGE),
     ]
-    for p in config.special_formats:
-        length = outputs // p.per_slot
+    for p in config.formats:
+        length = -(-outputs // p.per_slot)
+        cause = Cause.NONE if p in config.halved_formats else Cause.ILLEGAL_INSTRUCTION
+        cases += [({"upper": 1, "output_precision": p}, cause),
+                  ({"upper": 1, "residual": 1, "residual_precision": p}, cause),
+                  ({"upper": 1, "residual_precision": p, "source_precision": p},
+                   Cause.ILLEGAL_INSTRUCTION)]
         cases += [
             ({"output_precision": p, "address": slots - 16 - length}, Cause.NONE),
             ({"output_precision": p, "address": slots - 16 - length + 1}, Cause.ACTIVATION_RANGE),
@@ -486,7 +498,7 @@ def _fault_cases(config: CoreConfig) -> list[tuple[dict, Cause]]:
             ({"residual_precision": p, "residual": 1, "residual_stride_1": slots},
              Cause.ACTIVATION_RANGE),
         ]
-    unsupported = [p for p in Precision if p not in config.special_formats]
+    unsupported = [p for p in Precision if p not in config.formats]
     for p in unsupported:
         cases += [({"output_precision": p}, Cause.UNSUPPORTED_FORMAT),
                   ({"residual_precision": p}, Cause.NONE),
@@ -509,7 +521,7 @@ def _fault_cases(config: CoreConfig) -> list[tuple[dict, Cause]]:
     if config.special_functions:
         rows = config.row_scalars
         source = beyond_draining[-1]
-        length = outputs // config.formats[0].per_slot
+        length = -(-outputs // config.formats[0].per_slot)
         cases += [
             ({"row_scale": 1, "row": rows - 3}, Cause.NONE),
             ({"row_scale": 1, "row": rows - 2}, Cause.ROW_RANGE),
@@ -537,7 +549,9 @@ def _fault_cases(config: CoreConfig) -> list[tuple[dict, Cause]]:
             ({"fold": fold, "reduce": 1}, Cause.ILLEGAL_INSTRUCTION),
             ({"fold": fold, "source": Source.ROWS}, Cause.ILLEGAL_INSTRUCTION),
             *(({"fold": fold, "output_precision": p}, Cause.NONE if p.per_slot * fold.groups
-               <= outputs else Cause.UNSUPPORTED_FORMAT) for p in config.special_formats)]
+               <= outputs else Cause.UNSUPPORTED_FORMAT) for p in config.formats),
+            *(({"fold": fold, "output_precision": p, "upper": 1}, Cause.UNSUPPORTED_FORMAT)
+              for p in config.halved_formats)]
     if not (config.has_float and config.has_integer):
         cases.append(({"float_accumulator": not config.has_float}, Cause.UNSUPPORTED_FORMAT))
     return cases

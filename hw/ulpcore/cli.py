@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -132,16 +133,20 @@ def _verilog(options: argparse.Namespace) -> tuple[str, str, list[str]]:
 
 
 def _generate(options: argparse.Namespace) -> int:
+    start = time.perf_counter()
     name, text, elements = _verilog(options)
+    seconds = round(time.perf_counter() - start, 1)
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"{name}.v"
     path.write_text(text)
     summary = {"file": str(path), "module": name, "bytes": len(text),
-               "modules": text.count("\nmodule "), "repeated elements": elements}
+               "modules": text.count("\nmodule "), "seconds": seconds,
+               "repeated elements": elements}
     if options.json:
         print(json.dumps(summary))
     else:
-        print(f"{path}: module {name}, {summary['modules']} modules, {len(text)} bytes")
+        print(f"{path}: module {name}, {summary['modules']} modules, {len(text)} bytes, "
+              f"{seconds} s")
     return 0
 
 

@@ -45,7 +45,7 @@ class FixedPointLane(wiring.Component):
     def __init__(self, *, config: CoreConfig) -> None:
         self.config = config
         self.fields = {"relu": 1, "clip": 1, "residual": 1, "pool": 2,
-                       "output_precision": precision_bits(config.special_formats),
+                       "output_precision": precision_bits(config.formats),
                        "output_signed": 1}
         super().__init__({
             "accumulator": In(ACCUMULATOR_BITS), "parameters": In(PARAMETER_BITS),
@@ -119,7 +119,7 @@ class FixedPointLane(wiring.Component):
         rounded = delay(m, rounded, 1, name="rounded")
         highest = Signal(8, name="highest")
         with m.Switch(self.output_precision):
-            for p in self.config.special_formats:
+            for p in self.config.formats:
                 if p.is_integer:
                     with m.Case(p.value):
                         m.d.comb += highest.eq(Cat(Const(-1, p.bits - 1), ~self.output_signed))
@@ -128,7 +128,7 @@ class FixedPointLane(wiring.Component):
         differs = ((rounded[:24] ^ sign.replicate(24)) & ~Cat(highest, Const(0, 16))).any()
         result = Mux(differs, highest ^ sign.replicate(8), rounded[:8])
         result = result & ~(sign & ~self.output_signed).replicate(8)
-        if Precision.BINARY in self.config.special_formats:
+        if Precision.BINARY in self.config.formats:
             positive = delay(m, ~pooled[31], 1, name="positive")
             result = Mux(self.output_precision == Precision.BINARY.value, positive, result)
         return delay(m, result, 1, name="result_out")

@@ -6,7 +6,7 @@ Every access takes the same number of cycles and none waits for another.
 from collections.abc import Sequence
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -57,15 +57,23 @@ class ScratchpadWrite(wiring.Signature):
 
     `count` is from 1 to the number of banks; `data[i]` goes to slot `address + i`. Outside its
     phase `enable` is not looked at. With `choosing` there is no count but a `mask`: bit i says
-    whether `data[i]` is written.
+    whether `data[i]` is written. With `halves` there is `upper`: if it is set, only the upper byte
+    of each slot is.
     """
 
-    def __init__(self, *, banks: int, choosing: bool = False) -> None:
+    def __init__(self, *, banks: int, choosing: bool = False, halves: bool = False) -> None:
         super().__init__({
             "enable": Out(1), "address": Out(_ADDRESS_BITS),
             **({"mask": Out(banks)} if choosing else {"count": Out(range(banks + 1))}),
+            **({"upper": Out(1)} if halves else {}),
             "data": Out(data.ArrayLayout(SLOT_BITS, banks)),
         })
+
+    @classmethod
+    def of_special(cls, config: CoreConfig) -> "ScratchpadWrite":
+        """What SPECIAL writes: several vectors at a time, or vectors of half a slot, if it can."""
+        return cls(banks=config.banks, choosing=config.special_vectors > 1,
+                   halves=bool(config.halved_formats))
 
 
 class ScratchpadRead(wiring.Signature):
@@ -133,8 +141,7 @@ class ActivationScratchpad(wiring.Component):
     phase : Out(2)
         Whose turn it is at the shared port.
     load, special_write : In(ScratchpadWrite()), store, special_read : In(ScratchpadRead())
-        The clients of the shared port; `special_write` is `choosing` if SPECIAL can take several
-        vectors at a time.
+        The clients of the shared port; `special_write` is `ScratchpadWrite.of_special`.
     """
 
     gather_enable: Signal
@@ -160,15 +167,15 @@ class ActivationScratchpad(wiring.Component):
             "load": In(ScratchpadWrite(banks=config.banks)),
             "store": In(ScratchpadRead(banks=config.banks)),
             "special_read": In(ScratchpadRead(banks=config.banks)),
-            "special_write": In(ScratchpadWrite(banks=config.banks,
-                                                choosing=config.special_vectors > 1)),
+            "special_write": In(ScratchpadWrite.of_special(config)),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         banks = []
         for b in range(self.config.banks):
-            bank = _Bank(depth=self.config.activation_slots // self.config.banks)
+            bank = _Bank(depth=self.config.activation_slots // self.config.banks,
+                         halves=bool(self.config.halved_formats))
             m.submodules[f"bank_{b}"] = once(platform, bank, f"{self.config.name}_bank")
             banks.append(bank)
         self._gather(m, banks)
@@ -240,6 +247,11 @@ class ActivationScratchpad(wiring.Component):
                     m.d.comb += [enable.eq(client.enable), address.eq(client.address),
                                  write.eq(writes)]
 
+        # Which parts of the touched slots are written: the upper byte last.
+        parts: list[Value] = [write]
+        if self.config.halved_formats:
+            parts = [write & ~(self.phase[0] & self.special_write.upper), write]
+
         # Slot a + i lies in the line of a if it does not pass the last bank, else in the next.
         first, line = address[:bank_bits], address[bank_bits:]
         next_line = Signal.like(line, name="shared_next_line")
@@ -250,7 +262,7 @@ class ActivationScratchpad(wiring.Component):
         slots = _rotate(m, "shared_write", slots, first, left=True)
         for b, bank in enumerate(banks):
             m.d.sync += [
-                bank.write_enable.eq(enable & write & touched[b]),
+                bank.write_enable.eq(Cat(parts) & (enable & touched[b]).replicate(len(parts))),
                 bank.read_enable.eq(enable & ~write),
             ]
             m.d.comb += [
@@ -285,7 +297,8 @@ def _delayed(m: Module, name: str, value: Value, cycles: int) -> Value:
 class _Bank(wiring.Component):
     """A true dual-port memory: one port reads (gather), the other reads or writes.
 
-    The inputs come from registers; data is there one cycle later.
+    The inputs come from registers; data is there one cycle later. With `halves` each byte of a slot
+    is written by a bit of its own in `write_enable`.
     """
 
     gather_enable: Signal
@@ -297,12 +310,12 @@ class _Bank(wiring.Component):
     write_enable: Signal
     write_data: Signal
 
-    def __init__(self, *, depth: int) -> None:
-        self.depth = depth
+    def __init__(self, *, depth: int, halves: bool) -> None:
+        self.depth, self.parts = depth, 2 if halves else 1
         super().__init__({
             "gather_enable": In(1), "gather_line": In(range(depth)), "gather_data": Out(SLOT_BITS),
             "line": In(range(depth)), "read_enable": In(1), "read_data": Out(SLOT_BITS),
-            "write_enable": In(1), "write_data": In(SLOT_BITS),
+            "write_enable": In(self.parts), "write_data": In(SLOT_BITS),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -310,12 +323,13 @@ class _Bank(wiring.Component):
         m.submodules.memory = memory = Memory(
             shape=SLOT_BITS, depth=self.depth, init=[], attrs=_NO_COLLISIONS)
         gather = memory.read_port()
-        read, write = memory.read_port(), memory.write_port()
+        read = memory.read_port()
+        write = memory.write_port(granularity=SLOT_BITS // self.parts)
         # Reads and writes of one port exclude each other in a way that synthesis can see.
         m.d.comb += [
             gather.en.eq(self.gather_enable), gather.addr.eq(self.gather_line),
             self.gather_data.eq(gather.data),
-            read.en.eq(self.read_enable & ~self.write_enable), read.addr.eq(self.line),
+            read.en.eq(self.read_enable & ~self.write_enable.any()), read.addr.eq(self.line),
             self.read_data.eq(read.data),
             write.en.eq(self.write_enable), write.addr.eq(self.line),
             write.data.eq(self.write_data),

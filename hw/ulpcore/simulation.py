@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -275,13 +276,40 @@ def _build_driver(text: str, driver: str, elements: Sequence[str]) -> Path:
             (folder / "top.v").write_text(text)
             (folder / "driver.cpp").write_text(driver)
             (folder / "control.vlt").write_text(control)
-            # What runs once, at the start, is most of the text of a large model: not optimised, it
-            # is compiled in a twentieth of the time.
-            _run([*verilator, "--cc", "--exe", "--build", "-j", "2", *options,
-                  "-MAKEFLAGS", "OPT_FAST=-O2 OPT_GLOBAL=-O2", "--top-module", "top",
+            _run([*verilator, "--cc", "--exe", *options, "--top-module", "top",
                   "--Mdir", "model", "-o", "model", "control.vlt", "top.v", "driver.cpp"],
                  cwd=folder, env=environment)
+            _make(folder / "model", environment)
         return folder / "model" / "model"
+
+
+#: What runs once, at the start, is most of the text of a large model: not optimised, it is compiled
+#: in a twentieth of the time.
+_OPTIMISATION = ("OPT_FAST=-O2", "OPT_GLOBAL=-O2")
+
+
+def _make(model: Path, environment: Mapping[str, str]) -> None:
+    """Compile what Verilator has written to the folder `model`.
+
+    Its runtime library, which takes longer than a small model, is compiled once for all models
+    that want it the same.
+    """
+    make = ["make", "-s", "-C", str(model), "-f", "Vtop.mk", "-j", "2", *_OPTIMISATION]
+    switches, _, classes = (model / "Vtop_classes.mk").read_text().partition("### Object file")
+    flags = (model / "Vtop.mk").read_text().partition("# User CFLAGS")[2].partition("\n\n")[0]
+    runtime = [f"{name}.o" for name in classes.partition("VM_GLOBAL_FAST")[2].split()
+               if name.startswith("verilated")]
+    switches = re.sub("VM_PARALLEL_BUILDS = .", "", switches)
+    with _built("runtime", environment["VERILATOR_ROOT"], switches, flags, *runtime,
+                *_OPTIMISATION) as (kept, complete):
+        if not complete:
+            _run([*make, *runtime], env=environment)
+            for name in runtime:
+                shutil.copy(model / name, kept)
+        else:
+            for name in runtime:
+                shutil.copy(kept / name, model)
+    _run(make, env=environment)
 
 
 def build_cocotb(sources: Mapping[str, str], *, top: str, elements: Sequence[str] = (),
@@ -310,7 +338,7 @@ def build_cocotb(sources: Mapping[str, str], *, top: str, elements: Sequence[str
     options, control = _options(elements)
     if not public:
         control += f'public_flat_rw -module "{top}" -var "*"\n'
-    arguments = [*options, "-CFLAGS", "-O2", "--vpi", "--prefix", "Vtop", "--top-module", top,
+    arguments = [*options, "--vpi", "--prefix", "Vtop", "--top-module", top,
                  "-o", top, "-LDFLAGS",
                  f"-Wl,-rpath,{cocotb.libs_dir} -L{cocotb.libs_dir} -lcocotbvpi_verilator"]
     arguments += [f"-G{name}={value}" for name, value in (parameters or {}).items()]
@@ -325,8 +353,9 @@ def build_cocotb(sources: Mapping[str, str], *, top: str, elements: Sequence[str
                 (folder / name).write_text(text)
             (folder / "control.vlt").write_text(control)
             main = cocotb.share_dir / "lib" / "verilator" / "verilator.cpp"
-            _run([*verilator, "--cc", "--exe", "--build", "-j", "2", "--Mdir", "model",
+            _run([*verilator, "--cc", "--exe", "--Mdir", "model",
                   *arguments, str(main), "control.vlt", *sources], cwd=folder, env=environment)
+            _make(folder / "model", environment)
         return folder / "model"
 
 

@@ -49,7 +49,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
-from ulpsim.config import CoreConfig
+from ulpsim.config import SLOT_BITS, CoreConfig
 from ulpsim.cycles_special import fold_turns, tree_turns
 from ulpsim.formats import Precision
 from ulpsim.isa import Cause, Fold, Function, Pool, Source, Unit
@@ -115,7 +115,7 @@ class Special(wiring.Component):
         What `GroupSums`, in front of `accumulators`, must do; with `fold` only.
     parameter_enable, parameter_line : Out, parameters : In(special_lanes x 128)
         Read port of the parameter memory.
-    activation_read : Out(ScratchpadRead()), activation_write : Out(ScratchpadWrite())
+    activation_read : Out(ScratchpadRead()), activation_write : Out(ScratchpadWrite.of_special())
         The shared port in the phases 2 and 3.
     forward_bias : In(4)
         Bias of E4M3; constant while the unit is busy.
@@ -137,8 +137,7 @@ class Special(wiring.Component):
             "parameter_line": Out(range(config.parameter_columns // config.quarter)),
             "parameters": In(data.ArrayLayout(PARAMETER_BITS, config.quarter)),
             "activation_read": Out(ScratchpadRead(banks=config.banks)),
-            "activation_write": Out(ScratchpadWrite(banks=config.banks,
-                                                    choosing=config.special_vectors > 1)),
+            "activation_write": Out(ScratchpadWrite.of_special(config)),
             "forward_bias": In(4),
         })
 
@@ -303,6 +302,9 @@ class Special(wiring.Component):
                     lane.entry.eq(getattr(table, f"entry_{i}")),
                 ]
         vectors = self._vectors(m, instruction, results)
+        if config.halved_formats:
+            m.d.comb += self.activation_write.upper.eq(
+                instruction.upper & self._is_among(instruction, "output", config.halved_formats))
         if several.bits:
             written_slots = Cat(write_slots > i for i in range(config.column_lanes))
             masks = [written_slots, *(
@@ -473,9 +475,14 @@ class Special(wiring.Component):
         ]
         return stages[1], stages[2]
 
+    @staticmethod
+    def _is_among(instruction: data.View, name: str, formats: Iterable[Precision]) -> Value:
+        precision = instruction[f"{name}_precision"][:precision_bits(Precision)]
+        return Cat(precision == p.value for p in formats).any()
+
     def _precision(self, instruction: data.View, name: str) -> Value:
         """A precision of the instruction, as many bits as those have that the unit knows."""
-        return instruction[f"{name}_precision"][:precision_bits(self.config.special_formats)]
+        return instruction[f"{name}_precision"][:precision_bits(self.config.formats)]
 
     def _slots(self, m: Module, instruction: data.View, vector: str, name: str) -> Signal:
         """Slots of a vector (source, residual or output) of the instruction."""
@@ -483,7 +490,7 @@ class Special(wiring.Component):
         with m.Switch(self._precision(instruction, vector)):
             for bits, codes in self._sizes():
                 with m.Case(*codes):
-                    count = Const(self.config.column_lanes * bits // 16, len(slots))
+                    count = Const(-(-self.config.column_lanes * bits // 16), len(slots))
                     m.d.comb += slots.eq(count >> instruction.fold if self.config.fold > 1
                                          else count)
         return slots
@@ -491,7 +498,7 @@ class Special(wiring.Component):
     def _sizes(self) -> Iterable[tuple[int, list[int]]]:
         """The sizes of elements in bits, each with the codes of its precisions."""
         return [(bits, [p.value for p in precisions])
-                for bits, precisions in sizes(self.config.special_formats).items()]
+                for bits, precisions in sizes(self.config.formats).items()]
 
     def _error(self, m: Module, instruction: data.View, addresses: SpecialAddresses,
                several: SeveralVectors) -> tuple[Value, Value]:
@@ -504,8 +511,7 @@ class Special(wiring.Component):
         rules: list[tuple[Value, Cause]] = []
 
         def is_among(formats: Iterable[Precision], name: str) -> Value:
-            precision = instruction[f"{name}_precision"][:precision_bits(Precision)]
-            return Cat(precision == p.value for p in formats).any()
+            return self._is_among(instruction, name, formats)
 
         def means_nothing(name: str) -> Value:
             """It is signed, but no integer."""
@@ -555,17 +561,19 @@ class Special(wiring.Component):
                             | (instruction.residual & instruction.product))
         too_many: Value = Const(0)
         for fold in config.folds[1:]:
-            few = [p for p in config.special_formats
+            few = [p for p in config.formats
                    if p.per_slot * fold.groups <= config.column_lanes]
             too_many |= (instruction.fold == fold.value) & Cat(
                 condition & ~is_among(few, name) for name, condition in used.items()).any()
         rules += [
             (unsupported, Cause.UNSUPPORTED_FUNCTION),
-            (Cat(condition & ~is_among(config.special_formats, name)
+            (Cat(condition & ~is_among(config.formats, name)
                  for name, condition in used.items()).any()
              | (from_accumulators & wrong_accumulator) | too_many, Cause.UNSUPPORTED_FORMAT),
             (Cat(condition & means_nothing(name) for name, condition in used.items()).any()
              | (instruction.residual & has_function)
+             | (instruction.upper & ~Cat(condition & is_among(config.halved_formats, name)
+                                         for name, condition in used.items()).any())
              | ((instruction.fold != Fold.ONE.value) & (~from_accumulators | instruction.reduce))
              | ((instruction.pool == Pool.NONE.value)
                 & ((instruction.window_0 != 1) | (instruction.window_1 != 1)
@@ -589,7 +597,10 @@ class Special(wiring.Component):
         code = Signal(16, name=f"{name}_code_{lane}")
         with m.Switch(self._precision(instruction, name)):
             for bits, codes in self._sizes():
-                elements = [slots[bits * index:bits * (index + 1)] for index in
+                vector, length = slots, bits * config.column_lanes
+                if length < SLOT_BITS:
+                    vector = Mux(instruction.upper, slots[length:2 * length], slots[:length])
+                elements = [vector[bits * index:bits * (index + 1)] for index in
                             _columns(config, *divmod(lane, config.quarter))]
                 with m.Case(*codes):
                     element = _choose(m, pair, elements, f"{name}_of_{bits}_{lane}")
@@ -620,8 +631,11 @@ class Special(wiring.Component):
             elements = [columns[column] for column in range(config.column_lanes)]
             with m.Switch(self._precision(instruction, "output")):
                 for bits, codes in self._sizes():
+                    written = Cat(element[:bits] for element in elements)
+                    if len(written) < SLOT_BITS:
+                        written = Cat(written, Mux(instruction.upper, written, 0))
                     with m.Case(*codes):
-                        m.d.comb += vector.eq(Cat(element[:bits] for element in elements))
+                        m.d.comb += vector.eq(written)
         return vectors
 
 

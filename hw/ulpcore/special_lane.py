@@ -61,7 +61,7 @@ class SpecialLane(wiring.Component):
 
     def __init__(self, *, config: CoreConfig) -> None:
         self.config = config
-        bits = precision_bits(config.special_formats)
+        bits = precision_bits(config.formats)
         self.fields = {
             "float_accumulator": 1, "relu": 1, "clip": 1, "residual": 1, "pool": 2,
             "output_precision": bits, "output_signed": 1, "residual_precision": bits}
@@ -179,11 +179,11 @@ class SpecialLane(wiring.Component):
 
     @property
     def _floats(self) -> list[Precision]:
-        return [p for p in self.config.special_formats if p.is_float]
+        return [p for p in self.config.formats if p.is_float]
 
     def _is(self, precision: Value, among: Sequence[Precision]) -> Value:
         """Whether a precision that the unit knows is one of these."""
-        known = self.config.special_formats
+        known = self.config.formats
         if set(known) <= set(among):
             return Const(1, 1)
         return Cat(Const(0, 1), *(precision == p.value for p in known if p in among)).any()
@@ -196,7 +196,7 @@ class SpecialLane(wiring.Component):
         m.d.comb += [to_float.value.eq(pooled), to_float.precision.eq(precision),
                      to_float.forward_bias.eq(self.forward_bias)]
         code: Value = to_float.result
-        integers = [p for p in self.config.special_formats if p.is_integer]
+        integers = [p for p in self.config.formats if p.is_integer]
         if integers:
             m.submodules.to_integer = to_integer = ToInteger()
             m.d.comb += [to_integer.value.eq(pooled), to_integer.is_signed.eq(self.output_signed)]
@@ -206,7 +206,7 @@ class SpecialLane(wiring.Component):
                         m.d.comb += to_integer.highest.eq(
                             Cat(Const(-1, p.bits - 1), ~self.output_signed))
             code = Mux(self._is(precision, integers), to_integer.result, code)
-        if Precision.BINARY in self.config.special_formats:
+        if Precision.BINARY in self.config.formats:
             exponent = pooled[23:31]
             positive = ~exponent.all() & ~(exponent.any() & pooled[31])
             code = Mux(self._is(precision, [Precision.BINARY]),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data
 from amaranth.utils import exact_log2
-from ulpsim.config import CoreConfig
+from ulpsim.config import SLOT_BITS, CoreConfig
 from ulpsim.formats import Precision
 from ulpsim.isa import Fold, Source
 
@@ -110,10 +110,10 @@ def _together(config: CoreConfig, instruction: data.View) -> Value:
 
 def _fit(config: CoreConfig, instruction: data.View, name: str, count: int) -> Value:
     """Whether so many of the vectors lie in one access."""
-    precision = instruction[f"{name}_precision"][:precision_bits(config.special_formats)]
+    precision = instruction[f"{name}_precision"][:precision_bits(config.formats)]
     stride = instruction[STRIDES[name]]
     fits: list[Value] = [Const(0, 1)]
-    for bits, precisions in sizes(config.special_formats).items():
+    for bits, precisions in sizes(config.formats).items():
         apart = [stride == distance for distance in _distances(config, bits, count)]
         if apart:
             fits.append(Cat(precision == p.value for p in precisions).any() & Cat(apart).any())
@@ -122,14 +122,17 @@ def _fit(config: CoreConfig, instruction: data.View, name: str, count: int) -> V
 
 def _distances(config: CoreConfig, bits: int, count: int = 2) -> list[int]:
     """The distances at which `count` vectors of elements of so many bits lie in one access."""
-    slots = config.column_lanes * bits // 16
+    slots = config.column_lanes * bits // SLOT_BITS
+    if not slots:
+        return []
     first, end = exact_log2(slots), exact_log2(config.banks // count)
     return [1 << k for k in range(first, end + 1)]
 
 
 def _all_distances(config: CoreConfig) -> list[int]:
     """Those of any elements."""
-    return _distances(config, min(p.bits for p in config.special_formats))
+    return _distances(config, min(p.bits for p in config.formats
+                                  if p not in config.halved_formats))
 
 
 def gather(m: Module, config: CoreConfig, slots: Value, stride: Value, bits: int,

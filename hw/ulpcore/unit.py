@@ -33,9 +33,12 @@ def unit_members(unit: Unit, config: CoreConfig) -> dict[str, wiring.Member]:
 
 @functools.cache
 def _causes(exchange: bool) -> type[enum.Enum]:
+    if exchange:
+        return Cause
     own = (Cause.COMPRESSION, Cause.COLLECTIVE)
-    others: Any = enum.Enum("Cause", {c.name: c.value for c in Cause if c not in own})
-    return Cause if exchange else others
+    others: Any = enum.Enum(
+        "Cause", {cause.name: cause.value for cause in Cause if cause not in own})
+    return others
 
 
 def causes(config: CoreConfig) -> type[enum.Enum]:

@@ -3,12 +3,20 @@
 Amaranth emits one module for each instance of a component. Components that are repeated many
 times (processing elements, banks) are instead handed to `Generator.once`, which places an
 `Instance` and converts the component itself a single time.
+
+Of memories that begin as zeros Yosys is given the first word alone, and the others are put into the
+text afterwards: bit by bit they would take longer than all the rest of a large core.
 """
 
+import gc
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
-from amaranth.back import verilog
+from amaranth.back import rtlil, verilog
 from amaranth.hdl import (
     ClockDomain,
     ClockSignal,
@@ -70,13 +78,27 @@ def generate(component: wiring.Component, *, name: str) -> tuple[str, list[str]]
     """
     os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
     platform = Generator()
-    texts = [_convert(component, name, platform)]
-    done: set[str] = set()
-    while pending := [n for n in platform.elements if n not in done]:
-        for element in pending:
-            texts.append(_convert(platform.elements[element], element, platform))
-            done.add(element)
+    with _no_collection():
+        texts = [_convert(component, name, platform)]
+        done: set[str] = set()
+        while pending := [n for n in platform.elements if n not in done]:
+            for element in pending:
+                texts.append(_convert(platform.elements[element], element, platform))
+                done.add(element)
     return "\n".join(texts), sorted(platform.elements)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without garbage collection, which would go through millions of live nodes again and again:
+    half of the time of a large core."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _ports(component: wiring.Component) -> list[tuple[str, wiring.Flow, Value]]:
@@ -92,5 +114,34 @@ def _convert(component: wiring.Component, name: str, platform: Generator) -> str
     for port, flow, value in _ports(component):
         direction = PortDirection.Input if flow == wiring.In else PortDirection.Output
         ports[port] = (value, direction)
-    return verilog.convert(fragment, name=name, platform=platform, ports=ports, emit_src=False,
-                           strip_internal_attrs=True)
+    with _first_zeros_only():
+        text = verilog.convert(fragment, name=name, platform=platform, ports=ports,
+                               emit_src=False, strip_internal_attrs=True)
+    return _FIRST_ZERO.sub(_all_zeros, text)
+
+
+#: A memory of which only the first word is given: its name, its depth less 1, and the word.
+_FIRST_ZERO = re.compile(r"(\S+) \[(\d+):0\];\n  initial begin\n    \1\[0\] = (\S+);\n(?=  end)")
+
+
+def _all_zeros(first: re.Match) -> str:
+    name, last, zero = first.groups()
+    return first[0] + "".join(f"    {name}[{i}] = {zero};\n" for i in range(1, int(last) + 1))
+
+
+@contextmanager
+def _first_zeros_only() -> Iterator[None]:
+    """Within it Amaranth gives the first word alone of a memory that begins as zeros."""
+    emit = rtlil.ModuleEmitter.emit_memory
+
+    def emit_contents(emitter: Any, index: int, cell: Any) -> None:
+        if not any(cell.init):
+            cell = copy(cell)
+            cell.init, cell.depth = cell.init[:1], 1
+        emit(emitter, index, cell)
+
+    rtlil.ModuleEmitter.emit_memory = emit_contents
+    try:
+        yield
+    finally:
+        rtlil.ModuleEmitter.emit_memory = emit

@@ -262,10 +262,9 @@ class CoreConfig:
         return 4 if self.has_fp8 else 2
 
     @cached_property
-    def special_formats(self) -> tuple[Precision, ...]:
-        """Formats that the special-function unit reads and writes: those of which a slot holds no
-        more elements than the array has outputs."""
-        return tuple(p for p in self.formats if p.per_slot <= self.column_lanes)
+    def halved_formats(self) -> tuple[Precision, ...]:
+        """Formats of which the array's outputs fill one half of a slot: BINARY beside 8 outputs."""
+        return tuple(p for p in self.formats if p.per_slot > self.column_lanes)
 
     @cached_property
     def row_scalars(self) -> int:

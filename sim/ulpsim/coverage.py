@@ -117,6 +117,8 @@ def crosses() -> tuple[Cross, ...]:
               {"source": Source.ACTIVATIONS, "reduce": 0}),
         Cross("SPECIAL: residual", "SPECIAL",
               ("residual_precision", "residual_signed", "product", "source"), {"residual": 1}),
+        Cross("SPECIAL: upper half, output, residual", "SPECIAL",
+              ("upper", "output_precision", "residual_precision"), {"residual": 1, "reduce": 0}),
         Cross("SPECIAL: function, output", "SPECIAL",
               ("function", "output_precision", "source"), {"residual": 0, "reduce": 0}),
         Cross("SPECIAL: rows", "SPECIAL",

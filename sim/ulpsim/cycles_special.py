@@ -41,9 +41,11 @@ def vectors_together(config: CoreConfig, precision: Precision, stride: int) -> i
     """Vectors of elements, `stride` slots apart, that one access of the shared port can touch.
 
     There are several if the stride is a power of two and no less than a vector's slots, as many as
-    fit the banks: each then lies where one bit of the stride says.
+    fit the banks: each then lies where one bit of the stride says. Vectors of half a slot come
+    alone.
     """
-    if stride < config.column_lanes // precision.per_slot or stride & (stride - 1):
+    if (precision in config.halved_formats or stride & (stride - 1)
+            or stride < config.column_lanes // precision.per_slot):
         return 1
     return max(1, config.banks // stride)
 

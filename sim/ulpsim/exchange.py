@@ -108,9 +108,10 @@ def compression_command(instruction: Instruction, segments: Segments, step: int
     values["step"] = (step + instruction["step"]) % STEPS
     if "point" in values:
         values["point"] -= (values["point"] >> _POINT_BITS - 1) << _POINT_BITS
-    return compression.Command(compression.Operation[instruction.name], **{
-        name: bool(value) if name in ("append", "exact", "choose", "dlfloat16", "clear") else value
-        for name, value in values.items()})
+    flags = ("append", "exact", "choose", "dlfloat16", "clear")
+    arguments: dict[str, Any] = {
+        name: bool(value) if name in flags else value for name, value in values.items()}
+    return compression.Command(compression.Operation[instruction.name], **arguments)
 
 
 def collective_command(instruction: Instruction, segments: Segments, round_: int, packed: int

@@ -433,11 +433,7 @@ def _tensor(name: str, shape: Shape, stored: Stored, chains: list[Chain],
             config: CoreConfig) -> Tensor:
     per_slot = stored.format.precision.per_slot
     readers = [c for c in chains if c.source == name]
-    vector, writers = config.column_lanes, [c for c in chains if name in (c.name, c.residual)]
-    if writers and per_slot > vector:
-        raise CompileError(name, f"format must have at most {vector} elements in a slot, as many "
-                           f"as the core {config.name!r} has outputs, not the {per_slot} of "
-                           f"{stored.format}")
+    writers = [c for c in chains if name in (c.name, c.residual)]
     channels = max((c.channels_written(config) for c in writers), default=shape[2])
     pixel = -(-channels // per_slot)
     # A window's rows lie a whole number of rounds over the banks apart, beyond their own length.
@@ -449,7 +445,7 @@ def _tensor(name: str, shape: Shape, stored: Stored, chains: list[Chain],
                 for c in readers)
     if apart or len({width * pixel % modulus for width in widths}) > 1:
         pixel = -(-pixel // modulus) * modulus
-    gap = next((pixel - c.channels_written(config) // per_slot
+    gap = next((pixel - -(-c.channels_written(config) // per_slot)
                 for c in writers if c.name == name), 0)
     residue = widths[0] * pixel % modulus if widths else None
     border = (max((c.padding[0] for c in readers), default=0),

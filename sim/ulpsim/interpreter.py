@@ -12,10 +12,11 @@ stands what the table leaves open:
   PARAMETER_RANGE, ACCUMULATOR_RANGE, ACTIVATION_RANGE, ROW_RANGE. (Of the last three, SPECIAL on
   the core reports the one that it comes to first in the order of the vectors.)
 - ILLEGAL_INSTRUCTION: a pair of precisions that the array cannot multiply
-  (`formats.multipliable`), a sign of what is no integer, odd weights that are not signed.
+  (`formats.multipliable`), a sign of what is no integer, odd weights that are not signed, `upper`
+  without a vector that fills half a slot.
 - UNSUPPORTED_FORMAT: a precision of MATMUL, of SPECIAL's source, output or residual that is not
-  among the core's `formats`, or accumulators of a kind that none of those makes; for SPECIAL also
-  one of which a slot holds more elements than the array (with `fold`: a group) has outputs.
+  among the core's `formats`, or accumulators of a kind that none of those makes; for SPECIAL with
+  `fold` also one of which a slot holds more elements than a group has outputs.
 - UNSUPPORTED_FUNCTION: more groups of columns than the core's `fold`; on a core without
   `special_functions` a SPECIAL with another source than the accumulators, a product, a function,
   or anything of row scalars.
@@ -233,8 +234,11 @@ def _special_rules(config: CoreConfig, segments: Segments, instruction: Instruct
          Cause.ILLEGAL_INSTRUCTION),
         (groups is not Fold.ONE and (source is not Source.ACCUMULATORS or function.reduce),
          Cause.ILLEGAL_INSTRUCTION),
-        (any(p not in config.special_formats for p in precisions.values())
-         or (groups in config.folds and any(p.per_slot > vector for p in precisions.values()))
+        (bool(instruction["upper"])
+         and not any(p in config.halved_formats for p in precisions.values()),
+         Cause.ILLEGAL_INSTRUCTION),
+        (any(p not in config.formats for p in precisions.values())
+         or (groups in config.folds[1:] and any(p.per_slot > vector for p in precisions.values()))
          or (source is Source.ACCUMULATORS and not (
              config.has_float if function.float_accumulator else config.has_integer)),
          Cause.UNSUPPORTED_FORMAT),
@@ -291,8 +295,8 @@ def _function(instruction: Instruction, bias: int = FORWARD_BIAS) -> SpecialFunc
 
 
 def _vector_slots(config: CoreConfig, elements: Format, groups: Fold) -> int:
-    """Slots of one vector of the array's outputs, or of those of a group."""
-    return config.column_lanes // groups.groups // elements.precision.per_slot
+    """Slots of one vector of the array's outputs, or of those of a group, that it touches."""
+    return -(-config.column_lanes // groups.groups // elements.precision.per_slot)
 
 
 def _counts(instruction: Instruction) -> list[int]:
@@ -587,7 +591,8 @@ class Machine:
 
         def elements(kind: Format, first: NDArray[np.int64]) -> NDArray[np.uint16]:
             slots = np.arange(_vector_slots(self.config, kind, groups))
-            return unpack_codes(self.activations[first[..., None] + slots], kind.precision)
+            codes = unpack_codes(self.activations[first[..., None] + slots], kind.precision)
+            return codes[..., self._half(instruction, kind)]
 
         vectors = _vectors(instruction)
         row = np.arange(vectors) // instruction["count_2"]
@@ -621,5 +626,15 @@ class Machine:
         first = instruction["address"] + _offsets(
             counts, [instruction[f"stride_{i}"] for i in range(3)])
         slots = np.arange(_vector_slots(self.config, function.output, groups))
-        self.activations[first[:, None] + slots] = pack(outputs, function.output.precision)
+        packed = pack(outputs, function.output.precision)
+        if instruction["upper"] and function.output.precision in self.config.halved_formats:
+            packed = packed << 8 | self.activations[first[:, None] + slots] & 0xFF
+        self.activations[first[:, None] + slots] = packed
         return Cause.NONE
+
+    def _half(self, instruction: Instruction, kind: Format) -> slice:
+        """Which elements of its slots a vector has."""
+        outputs = self.config.column_lanes
+        if kind.precision not in self.config.halved_formats:
+            return slice(None)
+        return slice(outputs, None) if instruction["upper"] else slice(outputs)

@@ -289,7 +289,10 @@ INSTRUCTIONS = (
         "columns are combined as the pool combines elements, (0 with 1) with (2 with 3), and so "
         "on, and the FP32 result becomes row scalar reduced_row + r. With `fold` the groups' "
         "accumulators are added first, the first column of each, the second of each, and so on: "
-        "all that follows, residual and result too, has the columns of one group.",
+        "all that follows, residual and result too, has the columns of one group. Where a slot "
+        "holds twice as many elements as the array has outputs, the vector is its lower half, and "
+        "a result's upper half becomes 0; with `upper` it is the upper half, and the lower one "
+        "stays.",
         (Field("float_accumulator", 1, "the accumulators hold FP32, not INT32"),
          Field("relu", 1, "maximum with 0"),
          Field("clip", 1, "minimum with the column's upper bound"),
@@ -330,7 +333,9 @@ INSTRUCTIONS = (
          Field("row", 12, "first row scalar to read"),
          Field("reduced_row", 12, "first row scalar to write"),
          Field("fold", 2, "groups of columns that are added (ONE with another source or `reduce`)",
-               choices=Fold))),
+               choices=Fold),
+         Field("upper", 1, "of slots that vectors fill by halves, the upper one (0 if there is "
+               "none)"))),
     InstructionType(
         "STORE", 5, Unit.STORE,
         "Copy `rows` rows of `length` slots from the activation scratchpad to external memory. "

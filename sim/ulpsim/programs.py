@@ -423,6 +423,11 @@ class _InstructionWriter:
         for field in ("precision", "source"):
             if group.endswith(f"{field} after {field}"):
                 return [self.changed(draw(), {field: value}) for value in values]
+        if values == ("bursts",):
+            beats = self.config.burst_beats + 1 + self.below(8)
+            more = {"target": Target.ACTIVATIONS} if group.startswith("LOAD") else {}
+            return [self.changed(draw(), {"length": beats * self.config.bus_slots, "rows": 1,
+                                          **more})]
         before = draw()
         for _ in range(10_000):
             instruction = draw()
@@ -568,6 +573,10 @@ class _InstructionWriter:
             **self.strides("stride", 50), residual_address=self.below(self.slots),
             **self.strides("residual_stride", 50),
             **self.strides("residual_window_stride", 20, 2), **values)
+        if any(instruction[f"{name}_precision"] == p.value for p in self.config.halved_formats
+               for name in ("output", "residual")):
+            # Of what is not used it says nothing: such an instruction is not allowed.
+            instruction.values["upper"] = self.below(2)
         if self.config.special_vectors > 1 and self.rng.random() < 0.6:
             self.draw_together(instruction)
         return instruction

@@ -48,7 +48,7 @@ class ResidentSchedule:
     def __init__(self, fused: Fused, config: CoreConfig, batch: int, *, periods: int,
                  overlap: bool, parameters: bytearray) -> None:
         self.fused, self.config, self.batch = fused, config, batch
-        self.front = self._front() if overlap else len(fused.chains)
+        self.front = self._front() if overlap and len(fused.chains) > 1 else len(fused.chains)
         self.parts = accumulator_parts(fused.chains, config)
         self.capacity = min(config.accumulator_depth // self.parts, MOST_COUNT)
         self.groups = self._groups(periods)

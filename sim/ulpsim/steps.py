@@ -340,8 +340,10 @@ def item(prepared: Prepared, tile: Tile, column: int, *, source: Layout, target:
                 (tile.images, source.image_pitch), (rows, stride_y * source.row_pitch),
                 (columns, stride_x * source.tensor.pixel_slots)))), product.piece))
 
+    first_output = (column - first_column) * config.column_lanes
+
     def vector_offset(kind: Format) -> int:
-        return (column - first_column) * config.column_lanes // kind.precision.per_slot
+        return first_output // kind.precision.per_slot
 
     values = {}
     if residual is not None:
@@ -358,9 +360,12 @@ def item(prepared: Prepared, tile: Tile, column: int, *, source: Layout, target:
                 (chain.window[0], residual.row_pitch),
                 (chain.window[1], residual.tensor.pixel_slots)))}
     kind = chain.output.format
+    used = {kind.precision, *([residual.tensor.stored.format.precision] if residual else [])}
+    upper = any(first_output % p.per_slot for p in used.intersection(config.halved_formats))
     steps.append(Step(label, Instruction(
         "SPECIAL", float_accumulator=int(activations.precision.is_float), relu=int(chain.relu),
-        clip=int(chain.clip), pool=chain.pool, fold=fold, output_precision=kind.precision,
+        clip=int(chain.clip), pool=chain.pool, fold=fold, upper=int(upper),
+        output_precision=kind.precision,
         output_signed=_signed(kind),
         window_0=chain.window[0], window_1=chain.window[1],
         address=target.slot(tile.image, tile.row, tile.column) + vector_offset(kind),

@@ -153,7 +153,7 @@ def _special_accesses(instruction: Instruction, config: CoreConfig) -> Iterator[
         precision = instruction.choice(f"{kind}_precision")
         columns = config.column_lanes // Fold(instruction["fold"]).groups
         # `choice` is any enumeration; that of a precision field is Precision.
-        return columns // precision.per_slot  # type: ignore[attr-defined]
+        return -(-columns // precision.per_slot)  # type: ignore[attr-defined]
 
     def windows(stride: str) -> list[tuple[int, int]]:
         return [(instruction[f"window_{i}"], instruction[f"{stride}_{i}"]) for i in range(2)]
