@@ -17,6 +17,7 @@ from ulpsim.isa import Segment
 from ulpsim.registers import (
     BY_NAME,
     CORE_IDENTIFIER,
+    EXCHANGE_REGISTERS,
     REGISTERS,
     WATCHDOG_RESET,
     Access,
@@ -178,9 +179,9 @@ def test_the_document_is_printed_from_the_table():
 
 
 def test_the_table_is_sound():
-    offsets = [r.offset for r in REGISTERS]
+    offsets = [r.offset for r in (*REGISTERS, *EXCHANGE_REGISTERS)]
     assert len(set(offsets)) == len(offsets) == len(BY_NAME)
     assert all(o % 4 == 0 and o < 256 for o in offsets)
-    for register in REGISTERS:
+    for register in (*REGISTERS, *EXCHANGE_REGISTERS):
         assert register.reset & ~register.mask == 0 or register.access is Access.READ
         assert f"| {register.offset:#04x} | {register.name} |" in documentation()

@@ -102,7 +102,8 @@ def compression_command(instruction: Instruction, segments: Segments, step: int
         return (base + instruction[name]) % _ADDRESSES
 
     fields = {field.name for field in dataclasses.fields(compression.Command)}
-    values = {name: value for name, value in instruction.values.items() if name in fields}
+    values: dict[str, Any] = {name: value for name, value in instruction.values.items()
+                              if name in fields}
     values |= {name: address(name) for name in ("gradient", "residue", "buffer") if name in values}
     values["step"] = (step + instruction["step"]) % STEPS
     if "point" in values:
