@@ -1,17 +1,12 @@
 """Networks in RTL beside their reference, cycle by cycle, under the same stalls."""
 
 import dataclasses
-import functools
 import random
 from collections.abc import Sequence
 
 import numpy as np
-from amaranth.hdl import Module
-from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
-from ulpcore.interconnect.link import flit_stream
-from ulpcore.interconnect.network import Network
-from ulpcore.streams import StreamModel, StreamRun
+from ulpcore.interconnect.network_rtl import network_model
+from ulpcore.streams import StreamRun
 from ulpsim.interconnect.packets import TAGS, Flit, Header, packetise
 from ulpsim.interconnect.router import Network as Reference
 from ulpsim.interconnect.router import largest_multicast
@@ -19,35 +14,6 @@ from ulpsim.interconnect.topology import Address, Topology
 
 #: Cycles without a transfer after which everything has arrived.
 QUIET = 200
-
-
-class NetworkBench(wiring.Component):
-    """A network with a stream for each end of each terminal."""
-
-    def __init__(self, topology: Topology, depth: int) -> None:
-        self.network = Network(topology=topology, depth=depth)
-        self.count = len(topology.nodes)
-        flits = flit_stream(64)
-        super().__init__({
-            **{f"in_{i}": In(flits) for i in range(self.count)},
-            **{f"out_{i}": Out(flits) for i in range(self.count)},
-            **{f"dropped_{i}": Out(stream.signature)
-               for i, stream in enumerate(self.network.dropped)}})
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        m.submodules.network = network = self.network
-        for i in range(self.count):
-            wiring.connect(m, wiring.flipped(getattr(self, f"in_{i}")), network.terminals_in[i])
-            wiring.connect(m, network.terminals_out[i], wiring.flipped(getattr(self, f"out_{i}")))
-        for i, stream in enumerate(network.dropped):
-            wiring.connect(m, stream, wiring.flipped(getattr(self, f"dropped_{i}")))
-        return m
-
-
-@functools.cache
-def model_of(topology: Topology, depth: int) -> StreamModel:
-    return StreamModel(NetworkBench(topology, depth))
 
 
 class Stalls:
@@ -145,6 +111,6 @@ def run_rtl(topology: Topology, depth: int, queues: Sequence[Sequence[Flit]], st
             seed: int) -> StreamRun:
     count = len(queues)
     stalls = {f"{side}_{i}": stall for side in ("in", "out") for i in range(count)}
-    return model_of(topology, depth).run(
+    return network_model(topology, depth).run(
         {f"in_{i}": rows_of(queue) for i, queue in enumerate(queues)}, stalls=stalls, seed=seed,
         quiet=QUIET)
