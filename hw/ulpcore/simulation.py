@@ -24,8 +24,8 @@ from amaranth.lib import wiring
 
 from .verilog import generate
 
-__all__ = ["LINT_WAIVERS", "SimulationError", "build_cocotb", "run_cocotb", "run_vectors",
-           "verilator_command"]
+__all__ = ["LINT_WAIVERS", "SimulationError", "build_cocotb", "build_driver", "run_cocotb",
+           "run_vectors", "verilator_command"]
 
 #: Verilator warnings that are switched off, and why.
 LINT_WAIVERS = {
@@ -218,7 +218,7 @@ def run_vectors(component: wiring.Component, inputs: Mapping[str, np.ndarray], *
     getting, out_words = _transfer(out_ports, False)
     driver = _DRIVER.format(words=max(in_words, out_words, 1), in_words=in_words, set=setting,
                             get=getting, out_words=out_words)
-    binary = _build_driver(text, driver, elements)
+    binary = build_driver(text, driver, elements)
     with tempfile.TemporaryDirectory() as folder:
         np.ascontiguousarray(rows, np.uint32).tofile(Path(folder) / "inputs.bin")
         _run([str(binary), str(cycles)], cwd=folder)
@@ -267,7 +267,11 @@ def _options(elements: Sequence[str]) -> tuple[list[str], str]:
             "-Wno-lint", "-Wno-style", "-Wno-MULTIDRIVEN"], control
 
 
-def _build_driver(text: str, driver: str, elements: Sequence[str]) -> Path:
+def build_driver(text: str, driver: str, elements: Sequence[str]) -> Path:
+    """Build the Verilog module `top` and a C++ main program for it (cached); the executable.
+
+    `elements` are repeated modules to keep as functions (see `generate`).
+    """
     verilator, environment = verilator_command()
     options, control = _options(elements)
     with _built("vectors", text, driver, control, " ".join(options)) as (folder, complete):

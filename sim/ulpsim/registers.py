@@ -89,6 +89,8 @@ REGISTERS = (
              "precision of code p"),
     Register(0x8C, "SPECIAL_FUNCTIONS", Access.READ, "1 if the core has functions, products, "
              "sources in the scratchpad and row scalars, else 0"),
+    Register(0x90, "CONFIGURATION", Access.READ, "a hash of all parameters of the core's "
+             "configuration: the same in every core that is built alike"),
 )
 BY_NAME = {register.name: register for register in REGISTERS}
 
@@ -106,6 +108,7 @@ def constants(config: CoreConfig) -> dict[str, int]:
         "COLUMN_LANES": config.column_lanes,
         "FORMATS": sum(1 << precision.value for precision in config.formats),
         "SPECIAL_FUNCTIONS": int(config.special_functions),
+        "CONFIGURATION": config.fingerprint,
     }
 
 
