@@ -24,8 +24,8 @@ from amaranth.lib import wiring
 
 from .verilog import generate
 
-__all__ = ["LINT_WAIVERS", "SimulationError", "build_cocotb", "build_driver", "run_cocotb",
-           "run_vectors", "verilator_command"]
+__all__ = ["LINT_WAIVERS", "SimulationError", "build_cocotb", "build_driver", "built",
+           "run_cocotb", "run_vectors", "verilator_command"]
 
 #: Verilator warnings that are switched off, and why.
 LINT_WAIVERS = {
@@ -81,7 +81,7 @@ def _cache_root() -> Path:
 
 
 @contextlib.contextmanager
-def _built(kind: str, *parts: str | bytes) -> Iterator[tuple[Path, bool]]:
+def built(kind: str, *parts: str | bytes) -> Iterator[tuple[Path, bool]]:
     """The cache folder for what is built from `parts`, locked, and whether it is complete."""
     digest = hashlib.sha256()
     for part in (kind, *parts):
@@ -274,7 +274,7 @@ def build_driver(text: str, driver: str, elements: Sequence[str]) -> Path:
     """
     verilator, environment = verilator_command()
     options, control = _options(elements)
-    with _built("vectors", text, driver, control, " ".join(options)) as (folder, complete):
+    with built("vectors", text, driver, control, " ".join(options)) as (folder, complete):
         if not complete:
             (folder / "top.v").write_text(text)
             (folder / "driver.cpp").write_text(driver)
@@ -323,7 +323,7 @@ def build_cocotb(sources: Mapping[str, str], *, top: str, elements: Sequence[str
     if timing:
         arguments += ["--timing", "-CFLAGS", "-std=gnu++20"]
     key = [f"{name}\0{text}" for name, text in sorted(sources.items())]
-    with _built("cocotb", *key, control, *arguments) as (folder, complete):
+    with built("cocotb", *key, control, *arguments) as (folder, complete):
         if not complete:
             for name, text in sources.items():
                 (folder / name).write_text(text)

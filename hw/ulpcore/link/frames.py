@@ -142,10 +142,9 @@ class FrameSender(wiring.Component):
                 m.d.sync += left.eq(3)
                 with m.If(checking):
                     m.next = "END"
-                with m.Elif(last):
-                    with m.If(~crc.busy):
-                        m.d.sync += [word.eq(crc.crc), checking.eq(1)]
-                        m.next = "BYTE"
+                with m.Elif(last), m.If(~crc.busy):
+                    m.d.sync += [word.eq(crc.crc), checking.eq(1)]
+                    m.next = "BYTE"
                 with m.Else():
                     m.d.comb += self.words.ready.eq(1)
                     with m.If(self.words.valid):

@@ -50,10 +50,9 @@ class UartReceiver(wiring.Component):
         m.d.sync += self.valid.eq(0)
         with m.If(timer != 0):
             m.d.sync += timer.eq(timer - 1)
-        with m.Elif(bits == 0):
-            with m.If(~line):
-                # To the middle of the first data bit.
-                m.d.sync += [bits.eq(9), timer.eq(self.divisor + self.divisor // 2 - 1)]
+        with m.Elif(bits == 0), m.If(~line):
+            # To the middle of the first data bit.
+            m.d.sync += [bits.eq(9), timer.eq(self.divisor + self.divisor // 2 - 1)]
         with m.Else():
             m.d.sync += [bits.eq(bits - 1), timer.eq(self.divisor - 1)]
             with m.If(bits == 1):

@@ -1,8 +1,8 @@
 """Frames on the wire, the scalar reference: what a request and an answer look like as bytes.
 
-A frame is a content of whole 32-bit words, lowest byte first, and the CRC-32 (zlib's) of it, between
-two FLAG bytes. A FLAG or ESCAPE within is sent as ESCAPE and the byte with bit 5 inverted, so that a
-FLAG always is the border of a frame: whatever was lost or changed, the next frame is found.
+A frame is a content of whole 32-bit words, lowest byte first, and the CRC-32 (zlib's) of it,
+between two FLAG bytes. A FLAG or ESCAPE within is sent as ESCAPE and the byte with bit 5 inverted,
+so that a FLAG always is the border of a frame: whatever was lost or changed, the next is found.
 """
 
 import dataclasses
