@@ -68,10 +68,10 @@ def _require_time(ends: float) -> None:
                         "and on")
 
 
-def _compiled(network: Network, config: CoreConfig, memory_bytes: int) -> Compiled:
-    """For the largest batch for which there is room in the board's memory."""
+def _compiled(network: Network, config: CoreConfig, memory_bytes: int, images: int) -> Compiled:
+    """For the largest batch, of no more images than there are, that the board's memory holds."""
     needed = 0
-    for batch in (4, 2, 1):
+    for batch in [batch for batch in (4, 2) if batch <= images] + [1]:
         compiled = compile_network(network, config, batch)
         needed = place(compiled).end
         if needed <= memory_bytes:
@@ -91,7 +91,7 @@ def compare_on_bus(network: Network, config: CoreConfig, codes: np.ndarray, bus:
     reached or what is needed does not fit.
     """
     network = for_core(network, config)
-    compiled = _compiled(network, config, memory_bytes)
+    compiled = _compiled(network, config, memory_bytes, len(codes))
     placement = place(compiled)
     golden_bus = ModelBus(config, placement.end)
     regions = {s: placement.segments[s] for s in (Segment.OUTPUT, Segment.WORKSPACE)}

@@ -95,13 +95,14 @@ def encode(content: bytes) -> bytes:
 
 
 class FrameParser:
-    """Finds frames in a stream of bytes, however it is cut into pieces.
+    """Finds frames in a stream of bytes, however it is cut into pieces, from the first FLAG on.
 
     A content longer than `most_words` words counts as damaged.
     """
 
     def __init__(self, most_words: int) -> None:
         self.most_bytes = 4 * (most_words + 1)
+        self.hunting = True
         self._clear()
 
     def _clear(self) -> None:
@@ -118,7 +119,10 @@ class FrameParser:
             if byte == FLAG:
                 if self.content or self.escaped or self.overflow:
                     yield self._finished()
+                self.hunting = False
                 self._clear()
+            elif self.hunting:
+                continue
             elif byte == ESCAPE and not self.escaped:
                 self.escaped = True
             else:
