@@ -6,6 +6,7 @@ Flits of 64 bits in arrays, so that a million packets take seconds.
 import dataclasses
 import zlib
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +59,7 @@ class Traffic:
         """Of each terminal what it sends."""
         ends = self.begin[np.searchsorted(self.source, range(len(self.topology.nodes) + 1))]
         return [Flits(self.flits.data[a:b], self.flits.marks[a:b])
-                for a, b in zip(ends, ends[1:], strict=False)]
+                for a, b in pairwise(ends)]
 
 
 @dataclasses.dataclass(frozen=True)
