@@ -12,7 +12,6 @@ from ulpsim.interconnect.packets import TAGS, Flit, NetworkCause, receive
 from ulpsim.interconnect.topology import Mesh, Ring, Topology, Torus
 
 
-
 def random_stalls(topology: Topology, rng: np.random.Generator) -> list[float]:
     """Of each end of each terminal its own: from none to three cycles in four."""
     return (0.75 * rng.random(2 * len(topology.nodes))).tolist()
