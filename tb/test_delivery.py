@@ -1,5 +1,7 @@
 """Random packets through networks in RTL: each arrives once, in order, unchanged."""
 
+import itertools
+
 import numpy as np
 import pytest
 from ulpcore.interconnect import buffer
@@ -8,7 +10,6 @@ from ulpcore.streams import StreamModel
 from ulpsim.interconnect.delivery import FIRST, Delivery, Flits, check, random_traffic
 from ulpsim.interconnect.packets import TAGS, Flit, NetworkCause, receive
 from ulpsim.interconnect.topology import Mesh, Ring, Topology, Torus
-
 
 
 def random_stalls(topology: Topology, rng: np.random.Generator) -> list[float]:
@@ -109,7 +110,7 @@ def test_each_fault_has_its_count(rng):
         sent, 1, 0, 0, 1, 0)
     # Sources come one after another: neighbours of one flow change places.
     flow = [int(p.data[0]) & 0x1FFFFFFFFFFFF & ~(0xFFFF << 32) for p in packets]
-    first = next(i for i, (a, b) in enumerate(zip(flow, flow[1:], strict=False)) if a == b)
+    first = next(i for i, (a, b) in enumerate(itertools.pairwise(flow)) if a == b)
     swapped = list(packets)
     swapped[first:first + 2] = packets[first + 1], packets[first]
     assert with_packets(swapped) == Delivery(sent, 0, 0, 0, 0, 1)

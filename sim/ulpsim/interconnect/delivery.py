@@ -4,6 +4,7 @@ Flits of 64 bits in arrays, so that a million packets take seconds.
 """
 
 import dataclasses
+import itertools
 import zlib
 from collections.abc import Sequence
 
@@ -58,7 +59,7 @@ class Traffic:
         """Of each terminal what it sends."""
         ends = self.begin[np.searchsorted(self.source, range(len(self.topology.nodes) + 1))]
         return [Flits(self.flits.data[a:b], self.flits.marks[a:b])
-                for a, b in zip(ends, ends[1:], strict=False)]
+                for a, b in itertools.pairwise(ends)]
 
 
 @dataclasses.dataclass(frozen=True)
