@@ -3,16 +3,15 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ulpcore
-from amaranth.hdl import ClockSignal, Const, Instance, Module, ResetSignal, Signal
+from amaranth.hdl import Const, Module, Signal
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In
 from ulpcore.interconnect.collective import Collective
 from ulpcore.interconnect.collective_command import CollectiveCommand, CollectiveCompletion
+from ulpcore.memory import MEMORY_SOURCE, simulated_memory
 from ulpcore.streams import StreamModel
 from ulpsim.interconnect.collective import Cause, Command, Completion
 from ulpsim.interconnect.packets import Flit
@@ -41,21 +40,15 @@ class Bench(wiring.Component):
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(engine, name))
         for name in ("completions", "flits_out"):
             wiring.connect(m, getattr(engine, name), wiring.flipped(getattr(self, name)))
-        ports = {}
-        for bus in (engine.read, engine.write):
-            for (port,), member, value in bus.signature.flatten(bus):
-                if port[2:] not in ("cache", "prot"):
-                    ports[f"{'i' if member.flow == Out else 'o'}_{port}"] = value
-        m.submodules.memory = Instance(
-            "memory", p_WORDS=MEMORY // 4, p_BUS_BYTES=engine.bus_bytes, i_clk=ClockSignal(),
-            i_rst=ResetSignal(), i_dump=self.finish, **ports)
+        m.submodules.memory = simulated_memory(
+            engine.read, engine.write, dump=self.finish, WORDS=MEMORY // 4,
+            BUS_BYTES=engine.bus_bytes)
         return m
 
 
 @functools.cache
 def model(topology: Topology, node: int, width: int = 64, largest: int = 1024) -> StreamModel:
-    source = (Path(ulpcore.__file__).parent / "memory.v").read_text()
-    return StreamModel(Bench(topology, node, width, largest), sources=source)
+    return StreamModel(Bench(topology, node, width, largest), sources=MEMORY_SOURCE)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import ulpcore
-from amaranth.hdl import Cat, ClockSignal, Instance, Module, ResetInserter, ResetSignal, Signal
+from amaranth.hdl import Cat, Module, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from cocotb.clock import Clock
@@ -16,6 +15,7 @@ from cocotb.triggers import FallingEdge
 from ulpcore.bus import AXI4Read, AXI4Write
 from ulpcore.decoder import unit_layout
 from ulpcore.load import Load
+from ulpcore.memory import MEMORY_SOURCE, simulated_memory
 from ulpcore.simulation import build_cocotb, run_cocotb
 from ulpcore.store import Store
 from ulpcore.verilog import generate
@@ -52,7 +52,7 @@ def run_bench(module: str, testcases: Sequence[str], config: str, folder: Path, 
     text, elements = generate(Bench(config=CONFIGS[config], memory=memory), name="top")
     sources = {"top.v": text}
     if memory:
-        sources["memory.v"] = (Path(ulpcore.__file__).parent / "memory.v").read_text()
+        sources["memory.v"] = MEMORY_SOURCE
         (folder / "memory.hex").write_text("\n".join(f"{w:08x}" for w in memory_image()) + "\n")
     model = build_cocotb(sources, top="top", elements=elements, public=False)
     ran = run_cocotb(model, top="top", module=module, testcase=list(testcases), plusargs=plusargs,
@@ -133,15 +133,8 @@ class Bench(wiring.Component):
         with m.Else():
             m.d.comb += store.activation_data.eq(~delayed)
         if self.memory:
-            ports = {}
-            for bus in (load.bus, store.bus):
-                for (port,), member, value in bus.signature.flatten(bus):
-                    if port[2:] in ("cache", "prot"):
-                        continue
-                    ports[f"{'i' if member.flow == Out else 'o'}_{port}"] = value
-            m.submodules.memory = Instance(
-                "memory", p_WORDS=MEMORY_WORDS, i_clk=ClockSignal(), i_rst=ResetSignal(),
-                i_dump=self.dump, **ports)
+            m.submodules.memory = simulated_memory(load.bus, store.bus, dump=self.dump,
+                                                   WORDS=MEMORY_WORDS)
         else:
             wiring.connect(m, wiring.flipped(self.read), load.bus)
             wiring.connect(m, wiring.flipped(self.write), store.bus)

@@ -22,9 +22,10 @@ from ulpsim.config import EDGE, NANO, CoreConfig
 from ulpsim.cycles_execute import VECTOR_LATENCY
 from ulpsim.formats import Format, Precision, multipliable
 from ulpsim.integers import values
-from ulpsim.interpreter import Machine, check
+from ulpsim.interpreter import Machine
 from ulpsim.isa import Cause, Fold, Instruction, Unit
 from ulpsim.matmul import matmul, weight_ratio
+from ulpsim.rules import check
 
 SMALL_EDGE = dataclasses.replace(EDGE, name="small_edge", activation_bytes=4096,
                                  weight_bytes=4096, accumulator_depth=64,

@@ -8,7 +8,7 @@ import pytest
 from ulpcore.rtl import Job, JobResult, MemoryModel, run_jobs
 from ulpsim.config import EDGE, NANO, CoreConfig
 from ulpsim.formats import Precision
-from ulpsim.interpreter import PARAMETER_SLOTS, Machine, check
+from ulpsim.interpreter import Machine
 from ulpsim.isa import (
     INSTRUCTION_BYTES,
     OPCODES,
@@ -22,6 +22,7 @@ from ulpsim.isa import (
     encode_program,
 )
 from ulpsim.programs import RandomProgram, random_program
+from ulpsim.rules import PARAMETER_SLOTS, check
 from ulpsim.tokens import with_tokens
 from wide import WIDE
 

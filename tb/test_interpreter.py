@@ -12,9 +12,10 @@ from ulpsim import dlfloat, float32
 from ulpsim.config import EDGE, NANO, CoreConfig
 from ulpsim.formats import Format, Precision, multipliable
 from ulpsim.integers import pack, unpack_codes
-from ulpsim.interpreter import Machine, check
+from ulpsim.interpreter import Machine
 from ulpsim.isa import Cause, Instruction, Pool, Segment, Target, Unit, encode_program
 from ulpsim.matmul import dot, weight_ratio
+from ulpsim.rules import check
 from ulpsim.special import SpecialFunction, element
 
 BASE = 0x4000_0000

@@ -1,16 +1,14 @@
 """The guard of a memory port: a node that is reset at any time holds up and spoils nothing."""
 
 import functools
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import ulpcore
-from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal, Signal
+from amaranth.hdl import Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from ulpcore.interconnect.port_guard import PortGuard
+from ulpcore.memory import MEMORY_SOURCE, simulated_memory
 from ulpcore.streams import StreamModel
 
 BYTES, WORDS = 8, 1 << 12
@@ -62,20 +60,14 @@ class Bench(wiring.Component):
             node_write.wstrb.eq(self.beats.payload.strobe),
             self.answers.valid.eq(node_write.bvalid), self.answers.payload.eq(node_write.bresp),
             node_write.bready.eq(self.answers.ready)]
-        pins: dict[str, Any] = {}
-        for bus in (guard.read, guard.write):
-            for (port,), member, value in bus.signature.flatten(bus):
-                if port[2:] not in ("cache", "prot"):
-                    pins[f"{'i' if member.flow == Out else 'o'}_{port}"] = value
-        m.submodules.memory = Instance(
-            "memory", p_WORDS=WORDS, p_BUS_BYTES=BYTES, i_clk=ClockSignal(), i_rst=ResetSignal(),
-            i_dump=self.finish, **pins)
+        m.submodules.memory = simulated_memory(guard.read, guard.write, dump=self.finish,
+                                               WORDS=WORDS, BUS_BYTES=BYTES)
         return m
 
 
 @functools.cache
 def model() -> StreamModel:
-    return StreamModel(Bench(), sources=(Path(ulpcore.__file__).parent / "memory.v").read_text())
+    return StreamModel(Bench(), sources=MEMORY_SOURCE)
 
 
 def row(layout: data.Layout, **fields: int) -> list[int]:

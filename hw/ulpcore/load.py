@@ -7,8 +7,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 from ulpsim.config import SLOT_BITS, CoreConfig
-from ulpsim.interpreter import PARAMETER_SLOTS
 from ulpsim.isa import INDEX_BITS, INSTRUCTION_BITS, OPCODES, Cause, Segment, Target, Unit
+from ulpsim.rules import PARAMETER_SLOTS
 
 from .bursts import Bursts
 from .bus import AXI4Read, Response, fixed_read

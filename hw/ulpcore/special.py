@@ -58,6 +58,7 @@ from .accumulators import ACCUMULATOR_BITS, ACCUMULATOR_READ_LATENCY, read_addre
 from .fixed_point import FixedPointLane
 from .float32 import delay
 from .functions import FunctionTable
+from .packing import is_any
 from .row_reduction import NEIGHBOURS_LATENCY, RowReduction, neighbours
 from .scratchpad import (
     PARAMETER_BITS,
@@ -478,7 +479,7 @@ class Special(wiring.Component):
     @staticmethod
     def _is_among(instruction: data.View, name: str, formats: Iterable[Precision]) -> Value:
         precision = instruction[f"{name}_precision"][:precision_bits(Precision)]
-        return Cat(precision == p.value for p in formats).any()
+        return is_any(precision, formats)
 
     def _precision(self, instruction: data.View, name: str) -> Value:
         """A precision of the instruction, as many bits as those have that the unit knows."""

@@ -73,6 +73,7 @@ class ClusterMachine:
         def go_on(node: int, completion: collective.Completion | None) -> None:
             waiting.pop(node, None)
             try:
+                # A generator begins with None, which its type does not say.
                 waiting[node] = runs[node].send(completion)     # type: ignore[arg-type]
             except StopIteration as end:
                 results[node] = end.value

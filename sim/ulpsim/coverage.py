@@ -21,9 +21,9 @@ from .config import CoreConfig
 from .cycles_execute import vector_slots
 from .cycles_special import vectors_at_once
 from .formats import Precision
-from .interpreter import check
 from .isa import INSTRUCTIONS, Cause, Field, Fold, Instruction, Pool, Segment, Source, Target, Unit
 from .network import Network
+from .rules import check
 
 __all__ = ["Bin", "Cross", "bins_of", "crosses", "instruction_bins", "network_bins", "required",
            "summary"]

@@ -1,40 +1,13 @@
 """The core as its programmer sees it: memories, instructions and what they do, without time.
 
-`Machine` holds the memories of one core and runs programs on them; `check` says what the core
-finds wrong with one instruction. What the instructions do is told in the table of `isa.py`; here
-stands what the table leaves open:
+`Machine` holds the memories of one core and runs programs on them. What the instructions do is
+told in the table of `isa.py`, and what the core finds wrong with one in `rules.py`; here stands
+what they leave open:
 
-- An instruction is checked as a whole before it does anything. (On the core, MATMUL and SPECIAL
-  may find an address out of range under way, and have written accumulators or activations by
-  then; external memory is never written by an instruction that breaks a rule.) Of several rules
-  that it breaks the first one of this list counts: ILLEGAL_INSTRUCTION, UNSUPPORTED_FORMAT,
-  UNSUPPORTED_FUNCTION, MISALIGNED_ADDRESS, SEGMENT_READ_ONLY, SEGMENT_RANGE, WEIGHT_RANGE,
-  PARAMETER_RANGE, ACCUMULATOR_RANGE, ACTIVATION_RANGE, ROW_RANGE. (Of the last three, SPECIAL on
-  the core reports the one that it comes to first in the order of the vectors.)
-- ILLEGAL_INSTRUCTION: a pair of precisions that the array cannot multiply
-  (`formats.multipliable`), a sign of what is no integer, odd weights that are not signed, `upper`
-  without a vector that fills half a slot.
-- UNSUPPORTED_FORMAT: a precision of MATMUL, of SPECIAL's source, output or residual that is not
-  among the core's `formats`, or accumulators of a kind that none of those makes; for SPECIAL with
-  `fold` also one of which a slot holds more elements than a group has outputs.
-- UNSUPPORTED_FUNCTION: more groups of columns than the core's `fold`; on a core without
-  `special_functions` a SPECIAL with another source than the accumulators, a product, a function,
-  or anything of row scalars.
 - Rows and vectors are written in order: where they overlap, the last one stays. SPECIAL reads all
   sources and residuals before it writes; a program may overwrite what a vector reads by its own
   output, but on the core an output that overlaps what a later vector reads depends on the
   pipeline. The same holds for row scalars.
-- LOAD reads whole words of the bus, so a row that ends within one needs the rest of it in its
-  segment too.
-- COMPRESS, DECODE and COLLECTIVE are checked by `exchange.rules`; what their engines find wrong is
-  a COMPRESSION or COLLECTIVE. On a core without an exchange unit they, and tokens of that unit, are
-  ILLEGAL_INSTRUCTIONs. What an engine has written before it fails is said of it; COLLECTIVE takes
-  the other nodes of a cluster (`cluster`).
-- Of SPECIAL the fields of the residual are looked at only if `residual` is set, those of a
-  source in the scratchpad only if it is ACTIVATIONS, those of the accumulators only if it is
-  ACCUMULATORS, those of the output only without `reduce`. A function beside a residual,
-  `reduce` without a pool, and `fold` beside `reduce` or another source than the accumulators are
-  ILLEGAL_INSTRUCTIONs.
 - An instruction is put into its unit's queue in program order. A unit starts the first one of its
   queue as soon as the tokens are there that it waits for. Here, of all instructions that can start
   the first of the program does so, and nothing is queued while one can: programs whose tokens
@@ -50,7 +23,7 @@ stands what the table leaves open:
 import dataclasses
 import itertools
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +31,7 @@ from numpy.typing import NDArray
 from . import exchange, fixed_point, fold, special
 from .compression.engine import Engine, Operation
 from .config import SLOT_BYTES, CoreConfig
-from .formats import FORWARD_BIAS, Format, Precision, multipliable
+from .formats import FORWARD_BIAS, Format, Precision
 from .integers import pack, unpack_codes
 from .interconnect import collective
 from .isa import (
@@ -66,9 +39,7 @@ from .isa import (
     MOST_INSTRUCTIONS,
     Cause,
     Fold,
-    Function,
     Instruction,
-    Pool,
     Segment,
     Source,
     Target,
@@ -77,16 +48,22 @@ from .isa import (
     encode_program,
 )
 from .matmul import weight_ratio
-from .special import ColumnParameters, SpecialFunction
+from .rules import (
+    check,
+    loop_counts,
+    operand_format,
+    segment_of,
+    slots_of_vector,
+    special_function,
+    vector_count,
+    window_counts,
+)
+from .special import ColumnParameters
 
-__all__ = ["MOST_TOKENS", "PARAMETER_SLOTS", "Machine", "Result", "check"]
+__all__ = ["MOST_TOKENS", "Machine", "Result"]
 
-#: Slots of one column in the parameter memory: scale, bias, residual scale, upper bound.
-PARAMETER_SLOTS = 8
 #: Tokens from one unit to another that can be outstanding.
 MOST_TOKENS = 255
-
-Segments = Mapping[Segment, tuple[int, int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,229 +79,6 @@ class Result:
     cause: Cause
     index: int
     multiply_adds: int = 0
-
-
-def check(config: CoreConfig, segments: Segments, instruction: Instruction,
-          nodes: int = 1) -> Cause:
-    """The first rule that an instruction breaks on this core; NONE if none.
-
-    `segments` are (base, size) in bytes; one that is missing is empty. `nodes` are those of the
-    cluster that the core is in.
-    """
-    if instruction.unit is Unit.EXCHANGE:
-        for broken, cause in exchange.rules(config.bus_bytes, segments, instruction, nodes):
-            if broken:
-                return cause
-        return Cause.NONE
-    rules = {"LOAD": _load_rules, "FILL": _fill_rules, "MATMUL": _matmul_rules,
-             "SPECIAL": _special_rules, "STORE": _store_rules}.get(instruction.name)
-    if rules is None:
-        return Cause.NONE
-    for broken, cause in rules(config, segments, instruction):
-        if broken:
-            return cause
-    return Cause.NONE
-
-
-Rules = Sequence[tuple[bool, Cause]]
-
-
-def _end(instruction: Instruction, first: str, pitch: str, length: int) -> int:
-    """Where the rows of a LOAD, FILL or STORE end."""
-    return (instruction[first] + (instruction["rows"] - 1) * instruction[pitch] + length)
-
-
-def _past(segments: Segments, instruction: Instruction, end: int) -> bool:
-    _, size = segments.get(_segment(instruction), (0, 0))
-    return end > size
-
-
-def _segment(instruction: Instruction) -> Segment:
-    return Segment(instruction["segment"])
-
-
-def _load_rules(config: CoreConfig, segments: Segments, instruction: Instruction) -> Rules:
-    target = Target(instruction["target"])
-    granule, capacity, cause = {
-        Target.ACTIVATIONS: (1, config.activation_slots, Cause.ACTIVATION_RANGE),
-        Target.WEIGHTS: (config.column_lanes, config.weight_slots, Cause.WEIGHT_RANGE),
-        Target.PARAMETERS: (PARAMETER_SLOTS * config.quarter,
-                            PARAMETER_SLOTS * config.parameter_columns, Cause.PARAMETER_RANGE),
-    }[target]
-    row_bytes = -(-instruction["length"] * SLOT_BYTES // config.bus_bytes) * config.bus_bytes
-    return (
-        (any(instruction[f] % config.bus_bytes for f in ("offset", "source_pitch"))
-         or any(instruction[f] % granule for f in ("address", "length", "pitch")),
-         Cause.MISALIGNED_ADDRESS),
-        (_past(segments, instruction, _end(instruction, "offset", "source_pitch", row_bytes)),
-         Cause.SEGMENT_RANGE),
-        (_end(instruction, "address", "pitch", instruction["length"]) > capacity, cause),
-    )
-
-
-def _fill_rules(config: CoreConfig, segments: Segments, instruction: Instruction) -> Rules:
-    return ((_end(instruction, "address", "pitch", instruction["length"])
-             > config.activation_slots, Cause.ACTIVATION_RANGE),)
-
-
-def _store_rules(config: CoreConfig, segments: Segments, instruction: Instruction) -> Rules:
-    row_bytes = instruction["length"] * SLOT_BYTES
-    return (
-        (any(instruction[f] % config.bus_bytes for f in ("offset", "target_pitch"))
-         or row_bytes % config.bus_bytes != 0, Cause.MISALIGNED_ADDRESS),
-        (_segment(instruction) not in (Segment.OUTPUT, Segment.WORKSPACE),
-         Cause.SEGMENT_READ_ONLY),
-        (_past(segments, instruction, _end(instruction, "offset", "target_pitch", row_bytes)),
-         Cause.SEGMENT_RANGE),
-        (_end(instruction, "address", "pitch", instruction["length"]) > config.activation_slots,
-         Cause.ACTIVATION_RANGE),
-    )
-
-
-def _matmul_rules(config: CoreConfig, segments: Segments, instruction: Instruction) -> Rules:
-    precision = Precision(instruction["precision"])
-    weight_precision = Precision(instruction["weight_precision"])
-    fit = multipliable(precision, weight_precision)
-    groups = Fold(instruction["fold"])
-    lines = -(-fold.group_depth(instruction["depth"], config.rows, groups)
-              * weight_precision.bits // precision.bits)
-    depth, length, pitch = (instruction[f] for f in ("depth", "run_length", "run_pitch"))
-    runs = -(-depth // length)
-    # The last slot of K, or that of the last whole run, if runs lie closer than they are long.
-    last_slot = (runs - 1) * pitch + (depth - 1) % length
-    if runs > 1:
-        last_slot = max(last_slot, (runs - 2) * pitch + length - 1)
-    return (
-        (not fit or _means_nothing(precision, bool(instruction["activation_signed"]))
-         or _means_nothing(weight_precision, bool(instruction["weight_signed"]),
-                           bool(instruction["weight_odd"])), Cause.ILLEGAL_INSTRUCTION),
-        (precision not in config.formats or weight_precision not in config.formats,
-         Cause.UNSUPPORTED_FORMAT),
-        (groups not in config.folds, Cause.UNSUPPORTED_FUNCTION),
-        (runs > 1 and (pitch - length) % (config.residues * groups.groups) != 0,
-         Cause.MISALIGNED_ADDRESS),
-        (instruction["weights"] + lines > config.weight_lines, Cause.WEIGHT_RANGE),
-        (instruction["accumulator"] + _vectors(instruction) > config.accumulator_depth,
-         Cause.ACCUMULATOR_RANGE),
-        (_last(instruction, "address", "stride_{}") + last_slot >= config.activation_slots,
-         Cause.ACTIVATION_RANGE),
-    )
-
-
-def _means_nothing(precision: Precision, signed: bool, odd: bool = False) -> bool:
-    """Whether these fields say of a precision what is not among its formats."""
-    return (signed and not precision.is_integer) or (odd and not signed)
-
-
-def _special_rules(config: CoreConfig, segments: Segments, instruction: Instruction) -> Rules:
-    function, source = _function(instruction), Source(instruction["source"])
-    window = instruction["window_0"] * instruction["window_1"]
-    used = {"source": function.source, "residual": function.residual,
-            "output": None if function.reduce else function.output}
-    precisions = {name: kind.precision for name, kind in used.items() if kind is not None}
-    reads_rows = (source is Source.ROWS or instruction["row_scale"] or instruction["row_bias"])
-    groups = Fold(instruction["fold"])
-    vector = config.column_lanes // groups.groups
-    rules = [
-        (any(_means_nothing(p, bool(instruction[f"{name}_signed"]))
-             for name, p in precisions.items()), Cause.ILLEGAL_INSTRUCTION),
-        (function.pool is Pool.NONE and (window > 1 or function.reduce),
-         Cause.ILLEGAL_INSTRUCTION),
-        (function.residual is not None and function.function is not Function.NONE,
-         Cause.ILLEGAL_INSTRUCTION),
-        (groups is not Fold.ONE and (source is not Source.ACCUMULATORS or function.reduce),
-         Cause.ILLEGAL_INSTRUCTION),
-        (bool(instruction["upper"])
-         and not any(p in config.halved_formats for p in precisions.values()),
-         Cause.ILLEGAL_INSTRUCTION),
-        (any(p not in config.formats for p in precisions.values())
-         or (groups in config.folds[1:] and any(p.per_slot > vector for p in precisions.values()))
-         or (source is Source.ACCUMULATORS and not (
-             config.has_float if function.float_accumulator else config.has_integer)),
-         Cause.UNSUPPORTED_FORMAT),
-        (groups not in config.folds, Cause.UNSUPPORTED_FUNCTION),
-        (not config.special_functions and (
-            source is not Source.ACCUMULATORS or function.function is not Function.NONE
-            or (function.residual is not None and function.product) or bool(reads_rows)
-            or function.reduce), Cause.UNSUPPORTED_FUNCTION),
-        (instruction["parameters"] % config.quarter != 0, Cause.MISALIGNED_ADDRESS),
-        (instruction["parameters"] + config.column_lanes > config.parameter_columns,
-         Cause.PARAMETER_RANGE),
-        (source is Source.ACCUMULATORS
-         and _last(instruction, "accumulator", "accumulator_stride_{}", "window_stride_{}")
-         >= config.accumulator_depth, Cause.ACCUMULATOR_RANGE),
-    ]
-    for kind, first, stride, window_stride in (
-            (function.source, "accumulator", "accumulator_stride_{}", "window_stride_{}"),
-            (used["output"], "address", "stride_{}", ""),
-            (function.residual, "residual_address", "residual_stride_{}",
-             "residual_window_stride_{}")):
-        if kind is not None:
-            rules.append((_last(instruction, first, stride, window_stride)
-                          + _vector_slots(config, kind, groups) > config.activation_slots,
-                          Cause.ACTIVATION_RANGE))
-    for rows, first in ((reads_rows, "row"), (function.reduce, "reduced_row")):
-        rules.append((bool(rows) and instruction[first] + _rows(instruction)
-                      > config.row_scalars, Cause.ROW_RANGE))
-    return rules
-
-
-def _format(instruction: Instruction, name: str, bias: int, prefix: str = "") -> Format:
-    """The format that the fields `prefix`precision and `name`_signed (and _odd) describe."""
-    precision = Precision(instruction[f"{prefix}precision"])
-    return Format(precision, not precision.is_integer or bool(instruction[f"{name}_signed"]),
-                  name == "weight" and bool(instruction["weight_odd"]), bias)
-
-
-def _function(instruction: Instruction, bias: int = FORWARD_BIAS) -> SpecialFunction:
-    def format_of(name: str) -> Format:
-        return _format(instruction, name, bias, f"{name}_")
-
-    source = Source(instruction["source"])
-    return SpecialFunction(
-        output=format_of("output"),
-        float_accumulator=source is Source.ROWS or bool(instruction["float_accumulator"]),
-        source=format_of("source") if source is Source.ACTIVATIONS else None,
-        relu=bool(instruction["relu"]),
-        clip=bool(instruction["clip"]),
-        residual=format_of("residual") if instruction["residual"] else None,
-        product=bool(instruction["product"]),
-        function=Function(instruction["function"]),
-        pool=Pool(instruction["pool"]),
-        reduce=bool(instruction["reduce"]))
-
-
-def _vector_slots(config: CoreConfig, elements: Format, groups: Fold) -> int:
-    """Slots of one vector of the array's outputs, or of those of a group, that it touches."""
-    return -(-config.column_lanes // groups.groups // elements.precision.per_slot)
-
-
-def _counts(instruction: Instruction) -> list[int]:
-    return [instruction[f"count_{i}"] for i in range(3)]
-
-
-def _windows(instruction: Instruction) -> list[int]:
-    return [instruction[f"window_{i}"] for i in range(2)]
-
-
-def _vectors(instruction: Instruction) -> int:
-    return int(np.prod(_counts(instruction), dtype=object))
-
-
-def _rows(instruction: Instruction) -> int:
-    """Row scalars that a SPECIAL takes or makes."""
-    return instruction["count_0"] * instruction["count_1"]
-
-
-def _last(instruction: Instruction, first: str, stride: str, window_stride: str = "") -> int:
-    """The address of the last iteration of all loops."""
-    last = instruction[first]
-    for i, count in enumerate(_counts(instruction)):
-        last += (count - 1) * instruction[stride.format(i)]
-    if window_stride:
-        for i, count in enumerate(_windows(instruction)):
-            last += (count - 1) * instruction[window_stride.format(i)]
-    return last
 
 
 def _offsets(counts: Sequence[int], strides: Sequence[int]) -> NDArray[np.int64]:
@@ -457,7 +211,7 @@ class Machine:
                 if cause is not Cause.NONE:
                     return Result(cause, index, multiply_adds)
                 if instruction.name == "MATMUL":
-                    multiply_adds += (_vectors(instruction) * instruction["depth"]
+                    multiply_adds += (vector_count(instruction) * instruction["depth"]
                                       * Precision(instruction["precision"]).per_slot
                                       * (self.config.column_lanes
                                          // Fold(instruction["fold"]).groups))
@@ -522,7 +276,7 @@ class Machine:
 
     def _external_rows(self, instruction: Instruction, pitch: str) -> NDArray[np.int64] | None:
         """First bytes of all rows in `memory`; None if a row lies outside of it."""
-        base, _ = self.segments[_segment(instruction)]
+        base, _ = self.segments[segment_of(instruction)]
         rows = (base - self.memory_base + instruction["offset"]
                 + np.arange(instruction["rows"]) * instruction[pitch])
         row_bytes = instruction["length"] * SLOT_BYTES
@@ -563,11 +317,11 @@ class Machine:
     def _matmul(self, instruction: Instruction) -> Cause:
         depth = instruction["depth"]
         vectors = instruction["address"] + _offsets(
-            _counts(instruction), [instruction[f"stride_{i}"] for i in range(3)])
+            loop_counts(instruction), [instruction[f"stride_{i}"] for i in range(3)])
         run, place = np.divmod(np.arange(depth), instruction["run_length"])
         slots = vectors[:, None] + run * instruction["run_pitch"] + place
-        activation_format = _format(instruction, "activation", self.forward_bias)
-        weight_format = _format(instruction, "weight", self.forward_bias, "weight_")
+        activation_format = operand_format(instruction, "activation", self.forward_bias)
+        weight_format = operand_format(instruction, "weight", self.forward_bias, "weight_")
         ratio = weight_ratio(activation_format.precision, weight_format.precision)
         groups = Fold(instruction["fold"])
         depth = fold.group_depth(depth, self.config.rows, groups)
@@ -579,8 +333,8 @@ class Machine:
         return Cause.NONE
 
     def _special(self, instruction: Instruction) -> Cause:
-        function = _function(instruction, self.forward_bias)
-        counts, windows = _counts(instruction), _windows(instruction)
+        function = special_function(instruction, self.forward_bias)
+        counts, windows = loop_counts(instruction), window_counts(instruction)
         groups = Fold(instruction["fold"])
 
         def addresses(first: str, stride: str, window_stride: str) -> NDArray[np.int64]:
@@ -590,11 +344,11 @@ class Machine:
                 windows, [instruction[f"{window_stride}_{i}"] for i in range(2)])
 
         def elements(kind: Format, first: NDArray[np.int64]) -> NDArray[np.uint16]:
-            slots = np.arange(_vector_slots(self.config, kind, groups))
+            slots = np.arange(slots_of_vector(self.config, kind, groups))
             codes = unpack_codes(self.activations[first[..., None] + slots], kind.precision)
             return codes[..., self._half(instruction, kind)]
 
-        vectors = _vectors(instruction)
+        vectors = vector_count(instruction)
         row = np.arange(vectors) // instruction["count_2"]
         reads_rows = (Source(instruction["source"]) is Source.ROWS or instruction["row_scale"]
                       or instruction["row_bias"])
@@ -625,7 +379,7 @@ class Machine:
             return Cause.NONE
         first = instruction["address"] + _offsets(
             counts, [instruction[f"stride_{i}"] for i in range(3)])
-        slots = np.arange(_vector_slots(self.config, function.output, groups))
+        slots = np.arange(slots_of_vector(self.config, function.output, groups))
         packed = pack(outputs, function.output.precision)
         if instruction["upper"] and function.output.precision in self.config.halved_formats:
             packed = packed << 8 | self.activations[first[:, None] + slots] & 0xFF

@@ -180,7 +180,6 @@ class InstructionType:
         return positions
 
 
-
 def _token_fields(units: Iterable[Unit]) -> Iterable[Field]:
     for u in units:
         yield Field(f"wait_{u.name.lower()}", 4,

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from .config import CoreConfig
 from .fusion import CompileError
-from .interpreter import PARAMETER_SLOTS
 from .isa import Instruction, Segment, Target
+from .rules import PARAMETER_SLOTS
 from .steps import Piece, Step
 
 __all__ = ["with_pieces"]

@@ -21,9 +21,9 @@ from .config import SLOT_BYTES, CoreConfig
 from .coverage import Bin, bins_of, crosses, instruction_bins, network_bins, required
 from .cycles_special import special_cycles
 from .formats import FORMATS, FORWARD_BIAS, Format, Precision, multipliable
-from .interpreter import PARAMETER_SLOTS, check
 from .isa import Cause, Fold, Function, Instruction, Pool, Segment, Source, Target, encode_program
 from .network import Network, Shape
+from .rules import PARAMETER_SLOTS, check
 from .tokens import Memory, accesses, with_tokens
 
 __all__ = ["RandomProgram", "covering_programs", "random_network", "random_program"]

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from .config import SLOT_BYTES, CoreConfig
 from .fold import group_depth
 from .formats import Precision
-from .interpreter import MOST_TOKENS, PARAMETER_SLOTS
+from .interpreter import MOST_TOKENS
 from .isa import Fold, Instruction, Segment, Source, Target, Unit
 from .matmul import weight_ratio
+from .rules import PARAMETER_SLOTS
 
 __all__ = [
     "Access",

@@ -3,17 +3,16 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from amaranth.hdl import ClockSignal, Const, Instance, Module, ResetSignal
+from amaranth.hdl import Const, Module
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In
 from numpy.typing import NDArray
 from ulpsim.compression.adacomp import LARGEST_BIN
 from ulpsim.compression.engine import Command, Completion, EngineCause, Place
 
+from ..memory import MEMORY_SOURCE, simulated_memory
 from ..simulation import SimulationError
 from ..streams import StreamModel
 from .engine import CompressionEngine
@@ -23,7 +22,6 @@ __all__ = ["EngineRun", "command_row", "completion_of", "run_engine"]
 
 #: Words of the memory that is built; a run uses as many of them as it has.
 _WORDS = 1 << 20
-_MEMORY = Path(__file__).parents[1] / "memory.v"
 #: Cycles in which a command may move no stream: longer than any takes here.
 _QUIET = 1 << 18
 
@@ -42,14 +40,8 @@ class EngineBench(wiring.Component):
         m.submodules.engine = engine = self.engine
         for name in ("commands", "completions"):
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(engine, name))
-        ports: dict[str, Any] = {}
-        for bus in (engine.read, engine.write):
-            for (port,), member, value in bus.signature.flatten(bus):
-                if port[2:] not in ("cache", "prot"):
-                    ports[f"{'i' if member.flow == Out else 'o'}_{port}"] = value
-        m.submodules.memory = Instance(
-            "memory", p_WORDS=_WORDS, p_BUS_BYTES=engine.bus_bytes, i_clk=ClockSignal(),
-            i_rst=ResetSignal(), i_dump=self.finish, **ports)
+        m.submodules.memory = simulated_memory(
+            engine.read, engine.write, dump=self.finish, WORDS=_WORDS, BUS_BYTES=engine.bus_bytes)
         return m
 
 
@@ -64,7 +56,7 @@ class EngineRun:
 
 @functools.cache
 def _model(**options: int) -> StreamModel:
-    return StreamModel(EngineBench(**options), sources=_MEMORY.read_text())
+    return StreamModel(EngineBench(**options), sources=MEMORY_SOURCE)
 
 
 def command_row(command: Command) -> NDArray[np.uint32]:

@@ -82,7 +82,8 @@ class Buffer(wiring.Component):
 
         # What comes. The ways of a packet's first flit go with the others too.
         write_at = Signal(range(depth))
-        ways, multicast = Signal(count, reset_less=True), Signal(reset_less=True)
+        ways = Signal(count, name="current_ways", reset_less=True)
+        multicast = Signal(name="current_multicast", reset_less=True)
         coming = Signal(control)
         m.d.comb += [
             coming.ways.eq(Mux(self.flit.first, self.ways, ways)),
@@ -102,11 +103,11 @@ class Buffer(wiring.Component):
         base, front_at, next_at, taken_at = (Signal(range(depth), name=name) for name in (
             "base", "front_at", "next_at", "taken_at"))
         # Counts are as many ones as they count: whether there is room, or more, is a bit of them.
-        stored, waiting = Signal(depth), Signal(depth)
+        stored, waiting = (Signal(depth, name=name) for name in ("stored", "waiting"))
         valid = Signal()
         front = Signal(control, reset_less=True)
-        away, final = Signal(reset_less=True), Signal(reset_less=True)
-        rewound, ended = Signal(), Signal()
+        away, final = (Signal(name=name, reset_less=True) for name in ("away", "final"))
+        rewound, ended = (Signal(name=name) for name in ("rewound", "ended"))
         following = Signal(control)
         more, there, advance, keeps, leaves, rewind, load = (Signal(name=name) for name in (
             "more", "there", "advance", "keeps", "leaves", "rewind", "load"))
@@ -144,7 +145,8 @@ class Buffer(wiring.Component):
         done, known, remaining, lowest = (Signal(count, name=name) for name in (
             "done", "known", "remaining", "lowest"))
         choose = Signal()
-        came, left = Signal(range(2 * depth)), Signal(range(2 * depth))     # last flits
+        # Last flits that have come, and that have left.
+        came, left = (Signal(range(2 * depth), name=name) for name in ("came", "left"))
         m.d.comb += [known.eq(Mux(ended, 0, done)), remaining.eq(front.ways & ~known),
                      choose.eq((valid | rewound) & front.multicast & ~away & (self.asks == 0)
                                & (came != left)),

@@ -3,11 +3,10 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from amaranth.hdl import ClockSignal, Const, Instance, Module, ResetSignal
+from amaranth.hdl import Const, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from ulpsim.interconnect import collective
 from ulpsim.interconnect.topology import Topology
 
 from ..compression.engine_rtl import completion_of
+from ..memory import MEMORY_SOURCE, simulated_memory
 from ..simulation import SimulationError
 from ..streams import StreamModel
 from .cluster import Cluster
@@ -25,7 +25,6 @@ __all__ = ["ClusterRun", "NodeStep", "run_cluster"]
 
 #: Words of a memory that is built; a run uses as many of them as it has.
 _WORDS = 1 << 20
-_MEMORY = Path(__file__).parents[1] / "memory.v"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,15 +60,9 @@ class ClusterBench(wiring.Component):
             counter = getattr(self, f"flits_{i}")
             m.d.sync += counter.eq(counter + (node.flits_out.valid & node.flits_out.ready))
         for i in range(1 if cluster.shared else len(cluster.nodes)):
-            ports: dict[str, Any] = {}
-            for bus in (cluster.read[i], cluster.write[i]):
-                for (port,), member, value in bus.signature.flatten(bus):
-                    if port[2:] not in ("cache", "prot"):
-                        ports[f"{'i' if member.flow == Out else 'o'}_{port}"] = value
-            m.submodules[f"memory_{i}"] = Instance(
-                "memory", p_WORDS=_WORDS, p_BUS_BYTES=cluster.bus_bytes,
-                p_IMAGE=f"memory{i}.hex", p_FINAL=f"final{i}.hex", i_clk=ClockSignal(),
-                i_rst=ResetSignal(), i_dump=self.finish, **ports)
+            m.submodules[f"memory_{i}"] = simulated_memory(
+                cluster.read[i], cluster.write[i], dump=self.finish, WORDS=_WORDS,
+                BUS_BYTES=cluster.bus_bytes, IMAGE=f"memory{i}.hex", FINAL=f"final{i}.hex")
         return m
 
 
@@ -87,7 +80,7 @@ class ClusterRun:
 
 @functools.cache
 def _model(**options: Any) -> StreamModel:
-    return StreamModel(ClusterBench(**options), sources=_MEMORY.read_text())
+    return StreamModel(ClusterBench(**options), sources=MEMORY_SOURCE)
 
 
 def _command_row(step: NodeStep) -> NDArray[np.uint32]:

@@ -3,11 +3,10 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal, Signal
+from amaranth.hdl import Module, Signal
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from ulpsim.registers import BY_NAME as CORE
 from ulpsim.registers import Control
 
 from ..bus import Response
+from ..memory import MEMORY_SOURCE, simulated_memory
 from ..simulation import SimulationError
 from ..streams import StreamModel
 from .core_cluster import PATIENCE, CoreCluster
@@ -30,7 +30,6 @@ __all__ = ["Access", "Answer", "CoreJob", "CoreRun", "Report", "ends", "read", "
 
 #: Words of a memory that is built; a run uses as many of them as it has.
 _WORDS = 1 << 20
-_MEMORY = Path(__file__).parents[1] / "memory.v"
 #: Cycles between two looks at a register that is waited for.
 _INTERVAL = 512
 
@@ -172,15 +171,9 @@ class CoreClusterBench(wiring.Component):
         ports = [(cluster.read, cluster.write)] if cluster.shared else list(
             zip(cluster.read, cluster.write, strict=True))
         for i, buses in enumerate(ports):
-            pins: dict[str, Any] = {}
-            for bus in buses:
-                for (port,), member, value in bus.signature.flatten(bus):
-                    if port[2:] not in ("cache", "prot"):
-                        pins[f"{'i' if member.flow == Out else 'o'}_{port}"] = value
-            m.submodules[f"memory_{i}"] = Instance(
-                "memory", p_WORDS=_WORDS, p_BUS_BYTES=cluster.bus_bytes,
-                p_IMAGE=f"memory{i}.hex", p_FINAL=f"final{i}.hex", i_clk=ClockSignal(),
-                i_rst=ResetSignal(), i_dump=self.finish, **pins)
+            m.submodules[f"memory_{i}"] = simulated_memory(
+                *buses, dump=self.finish, WORDS=_WORDS, BUS_BYTES=cluster.bus_bytes,
+                IMAGE=f"memory{i}.hex", FINAL=f"final{i}.hex")
         return m
 
 
@@ -291,7 +284,7 @@ class CoreRun:
 
 @functools.cache
 def _model(**options: Any) -> StreamModel:
-    return StreamModel(CoreClusterBench(**options), sources=_MEMORY.read_text())
+    return StreamModel(CoreClusterBench(**options), sources=MEMORY_SOURCE)
 
 
 def run_cores(memories: Sequence[NDArray[np.uint8]], accesses: Sequence[Access], *,

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from .. import dlfloat, float32
 from ..config import SLOT_BYTES, CoreConfig
 from ..fusion import CompileError
-from ..interpreter import PARAMETER_SLOTS
 from ..isa import Instruction, Segment, Target
+from ..rules import PARAMETER_SLOTS
 
 __all__ = ["Constants", "Place", "Room", "Weights", "stored"]
 
