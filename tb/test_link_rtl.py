@@ -115,13 +115,15 @@ def test_uart_takes_bytes_of_a_clock_that_is_off(divisor, drift, rng):
     assert bytes(outputs["byte"][outputs["valid"] == 1].astype(np.uint8)) == data
 
 
-def test_a_byte_without_its_stop_bit_is_lost():
-    line = to_line(b"a", 8)
-    line[-8:] = 0
-    outputs = run_vectors(UartReceiver(divisor=8), {
-        "line": np.concatenate([line, np.ones(100, np.uint8), to_line(b"b", 8),
-                                np.ones(30, np.uint8)])})
-    assert bytes(outputs["byte"][outputs["valid"] == 1].astype(np.uint8)) == b"b"
+@pytest.mark.parametrize("low", [1, 80, 1000])
+def test_a_line_that_is_held_low_sends_nothing(low):
+    """After reset, and after a byte without its stop bit."""
+    unfinished = to_line(b"a", 8)[:-8]
+    outputs = run_vectors(UartReceiver(divisor=8), {"line": np.concatenate(
+        [np.zeros(low, np.uint8), np.ones(20, np.uint8), to_line(b"b", 8), unfinished,
+         np.zeros(low + 7, np.uint8), np.ones(20, np.uint8), to_line(b"c", 8),
+         np.ones(30, np.uint8)])})
+    assert bytes(outputs["byte"][outputs["valid"] == 1].astype(np.uint8)) == b"bc"
 
 
 def test_bad_parameters():

@@ -18,7 +18,9 @@ def _require_divisor(divisor: int) -> int:
 class UartReceiver(wiring.Component):
     """Bytes from a line, each sampled in the middle of its bits.
 
-    A byte without a stop bit is lost. The clock may be 4 % off with 16 cycles a bit or more.
+    A byte without a stop bit is lost. After it, and after reset, the line must have been high
+    before a byte can begin: one that is held low sends nothing. The clock may be 4 % off with 16
+    cycles a bit or more.
 
     Parameters
     ----------
@@ -47,12 +49,15 @@ class UartReceiver(wiring.Component):
         m.submodules.synchronizer = FFSynchronizer(self.line, line, init=1)
         timer = Signal(range(self.divisor + self.divisor // 2))
         bits = Signal(range(10))
+        idle = Signal()
         m.d.sync += self.valid.eq(0)
         with m.If(timer != 0):
             m.d.sync += timer.eq(timer - 1)
-        with m.Elif(bits == 0), m.If(~line):
-            # To the middle of the first data bit.
-            m.d.sync += [bits.eq(9), timer.eq(self.divisor + self.divisor // 2 - 1)]
+        with m.Elif(bits == 0):
+            m.d.sync += idle.eq(line)
+            with m.If(idle & ~line):
+                # To the middle of the first data bit.
+                m.d.sync += [bits.eq(9), timer.eq(self.divisor + self.divisor // 2 - 1)]
         with m.Else():
             m.d.sync += [bits.eq(bits - 1), timer.eq(self.divisor - 1)]
             with m.If(bits == 1):
