@@ -9,10 +9,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ulpboards.command import add_build, add_device, add_flash, add_simulate
 from ulpsim import isa, registers
 from ulpsim.cluster_registers import MOST_CORES
 from ulpsim.config import NAMED, cluster_core, load_config
 
+from .bitstream import BuildError
 from .compression.command import add_arguments as add_compression_arguments
 from .explore import add_arguments as add_explore_arguments
 from .explore import explore
@@ -28,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.action(options)
-    except (ValueError, SimulationError, OSError) as error:
+    except (ValueError, SimulationError, BuildError, OSError) as error:
         print(f"ulpcore {options.command}: {error}", file=sys.stderr)
         return 2
 
@@ -84,6 +86,16 @@ def _parser() -> argparse.ArgumentParser:
                      help="text for the character models (default: the embedded sample)")
     sub.add_argument("--latency", type=int, default=16, metavar="CYCLES",
                      help="latency of the memory (default: 16)")
+
+    add_device(sub)
+
+    sub = command("build", _build, "Make the bitstream for a board.", config=False)
+    add_build(sub)
+    sub = command("flash", _flash, "Load a bitstream into a board.", config=False)
+    add_flash(sub)
+    sub = command("simulate-board", _simulate_board, "Run a board in simulation, its serial port a "
+                  "pseudo-terminal whose name is printed.", config=False)
+    add_simulate(sub)
 
     sub = command("compress", _compress, "Compress gradients in files with AdaComp: packets, rate "
                   "and error; with --rtl also through the RTL, every bit compared.", config=False)
@@ -205,11 +217,36 @@ def _compile(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from .demonstration import run_networks
+    from .demonstration import network_path, run_networks
 
-    return run_networks(load_config(options.config), options.network, options.images,
+    config, networks = load_config(options.config), [network_path(n) for n in options.network]
+    if options.device:
+        from ulpboards.run import run_on_board
+
+        return run_on_board(config, networks or [network_path(Path("fashion-int2"))],
+                            options.images, options.data, port=options.device,
+                            baud=options.baud, as_json=options.json)
+    return run_networks(config, networks, options.images,
                         options.data, options.latency, as_json=options.json,
                         sequences=options.sequences, text=options.text)
+
+
+def _build(options: argparse.Namespace) -> int:
+    from ulpboards.command import build
+
+    return build(options)
+
+
+def _flash(options: argparse.Namespace) -> int:
+    from ulpboards.command import flash
+
+    return flash(options)
+
+
+def _simulate_board(options: argparse.Namespace) -> int:
+    from ulpboards.command import simulate
+
+    return simulate(options)
 
 
 def _cluster(options: argparse.Namespace) -> int:

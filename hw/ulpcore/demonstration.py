@@ -33,7 +33,8 @@ from .sequence_demonstration import (
     sequence_table,
 )
 
-__all__ = ["NetworkRun", "compare_network", "run_networks"]
+__all__ = ["NetworkRun", "compare_network", "load_images", "network_codes", "network_path",
+           "network_row", "network_table", "run_networks"]
 
 _EXAMPLES = Path(__file__).parents[2] / "examples" / "fashion_mnist"
 _DEFAULT_NETWORKS = ("fashion-fp16", "fashion-fp8", "fashion-int8", "fashion-int4", "fashion-int2",
@@ -75,7 +76,19 @@ def compare_network(network: Network, config: CoreConfig, codes: np.ndarray, *,
                       run.outputs_golden[:count], run.cycles, run.predicted, run.comparison)
 
 
-def _load_images(source: Path | None, count: int | None) -> tuple[np.ndarray, np.ndarray]:
+def network_path(name: Path) -> Path:
+    """The file of a network that is named on the command line: itself, or one of the examples.
+
+    Of the Fashion-MNIST examples the name is enough (`fashion-int2`, or `fashion-2bit`).
+    """
+    if name.suffix or name.parent != Path():
+        return name
+    stem = {"fashion-2bit": "fashion-int2"}.get(name.name, name.name)
+    path = _EXAMPLES / "parameters" / f"{stem}.json"
+    return path if path.exists() else name
+
+
+def load_images(source: Path | None, count: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Images (uint8, [image, height, width, 1]) and labels."""
     path = source or _EXAMPLES / "images.npz"
     if path.is_dir():
@@ -104,7 +117,7 @@ def _precisions(network: Network) -> set[Precision]:
     return {kind.precision for kind in kinds}
 
 
-def _codes(network: Network, images: np.ndarray) -> np.ndarray:
+def network_codes(network: Network, images: np.ndarray) -> np.ndarray:
     """Codes of the network's input for pixels 0 to 255, which stand for 0 to 1."""
     return quantise(images / 255.0, network.input)
 
@@ -142,7 +155,7 @@ def run_networks(config: CoreConfig, paths: Sequence[Path], count: int | None,
     if not paths:
         # Those that the core has the formats for; if there are none, the compiler says what lacks.
         of_images = [n for n in of_images if _precisions(n) <= set(config.formats)] or of_images
-    images, labels = _load_images(data, count) if of_images else (np.zeros(0), np.zeros(0))
+    images, labels = load_images(data, count) if of_images else (np.zeros(0), np.zeros(0))
     windows = {id(network): load_windows(network, text, sequences) for network in of_text}
     model = MemoryModel(latency=latency)
     console = Console(stderr=True)
@@ -169,7 +182,7 @@ def run_networks(config: CoreConfig, paths: Sequence[Path], count: int | None,
                                         progress=advance)
                 comparison = run.run.comparison
             else:
-                run = compare_network(network, config, _codes(network, images), model=model,
+                run = compare_network(network, config, network_codes(network, images), model=model,
                                       progress=advance)
                 comparison = run.comparison
             verdict = "agrees" if comparison.agree else "DIFFERS"
@@ -181,13 +194,15 @@ def run_networks(config: CoreConfig, paths: Sequence[Path], count: int | None,
             runs = list(pool.map(work, networks))
     reference = _float_accuracy(folder / "fashion-float32.json", images, labels) \
         if of_images else None
-    rows = [_row(run, config, labels, reference) for run in runs if isinstance(run, NetworkRun)]
+    rows = [network_row(run, config, labels, reference)
+            for run in runs if isinstance(run, NetworkRun)]
     text_rows = [sequence_row(run) for run in runs if isinstance(run, SequenceRun)]
     if as_json:
         print(json.dumps({"config": config.name, "latency": latency, "networks": rows,
                           "sequences": text_rows}))
     else:
-        tables = [_table(rows, config, latency)] if rows else []
+        title = f"{config.name} in RTL simulation, memory latency {latency} cycles"
+        tables = [network_table(rows, title)] if rows else []
         tables += [sequence_table(text_rows, config, latency)] if text_rows else []
         for table in tables:
             Console(width=None if Console().is_terminal else 160).print(table)
@@ -201,7 +216,7 @@ def run_networks(config: CoreConfig, paths: Sequence[Path], count: int | None,
     return 1 if failed else 0
 
 
-def _row(run: NetworkRun, config: CoreConfig, labels: np.ndarray,
+def network_row(run: NetworkRun, config: CoreConfig, labels: np.ndarray,
          reference: float | None) -> dict[str, Any]:
     """The table's line for one network; the figures are those of all its runs together."""
     compiled = run.compiled
@@ -232,8 +247,9 @@ def _row(run: NetworkRun, config: CoreConfig, labels: np.ndarray,
     }
 
 
-def _table(rows: Sequence[dict[str, Any]], config: CoreConfig, latency: int) -> Table:
-    table = Table(title=f"{config.name} in RTL simulation, memory latency {latency} cycles")
+def network_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
+    """The lines of `network_row` for people."""
+    table = Table(title=title)
     headings = ("network", "formats", "images", "accuracy %\nRTL", "\ngolden", "\nfloat32",
                 "cycles an image\npredicted", "\nmeasured", "utilisation\n%",
                 "multiply-adds\na cycle", "differing\nwords", "\ncycles")

@@ -25,8 +25,8 @@ from amaranth.lib import wiring
 
 from .verilog import generate
 
-__all__ = ["LINT_WAIVERS", "SimulationError", "build_cocotb", "run_cocotb", "run_vectors",
-           "verilator_command"]
+__all__ = ["LINT_WAIVERS", "SimulationError", "build_cocotb", "build_driver", "built",
+           "run_cocotb", "run_vectors", "verilator_command"]
 
 #: Verilator warnings that are switched off, and why.
 LINT_WAIVERS = {
@@ -82,7 +82,7 @@ def _cache_root() -> Path:
 
 
 @contextlib.contextmanager
-def _built(kind: str, *parts: str | bytes) -> Iterator[tuple[Path, bool]]:
+def built(kind: str, *parts: str | bytes) -> Iterator[tuple[Path, bool]]:
     """The cache folder for what is built from `parts`, locked, and whether it is complete."""
     digest = hashlib.sha256()
     for part in (kind, *parts):
@@ -219,7 +219,7 @@ def run_vectors(component: wiring.Component, inputs: Mapping[str, np.ndarray], *
     getting, out_words = _transfer(out_ports, False)
     driver = _DRIVER.format(words=max(in_words, out_words, 1), in_words=in_words, set=setting,
                             get=getting, out_words=out_words)
-    binary = _build_driver(text, driver, elements)
+    binary = build_driver(text, driver, elements)
     with tempfile.TemporaryDirectory() as folder:
         np.ascontiguousarray(rows, np.uint32).tofile(Path(folder) / "inputs.bin")
         _run([str(binary), str(cycles)], cwd=folder)
@@ -268,10 +268,14 @@ def _options(elements: Sequence[str]) -> tuple[list[str], str]:
             "-Wno-lint", "-Wno-style", "-Wno-MULTIDRIVEN"], control
 
 
-def _build_driver(text: str, driver: str, elements: Sequence[str]) -> Path:
+def build_driver(text: str, driver: str, elements: Sequence[str]) -> Path:
+    """Build the Verilog module `top` and a C++ main program for it (cached); the executable.
+
+    `elements` are repeated modules to keep as functions (see `generate`).
+    """
     verilator, environment = verilator_command()
     options, control = _options(elements)
-    with _built("vectors", text, driver, control, " ".join(options)) as (folder, complete):
+    with built("vectors", text, driver, control, " ".join(options)) as (folder, complete):
         if not complete:
             (folder / "top.v").write_text(text)
             (folder / "driver.cpp").write_text(driver)
@@ -300,7 +304,7 @@ def _make(model: Path, environment: Mapping[str, str]) -> None:
     runtime = [f"{name}.o" for name in classes.partition("VM_GLOBAL_FAST")[2].split()
                if name.startswith("verilated")]
     switches = re.sub("VM_PARALLEL_BUILDS = .", "", switches)
-    with _built("runtime", environment["VERILATOR_ROOT"], switches, flags, *runtime,
+    with built("runtime", environment["VERILATOR_ROOT"], switches, flags, *runtime,
                 *_OPTIMISATION) as (kept, complete):
         if not complete:
             _run([*make, *runtime], env=environment)
@@ -347,7 +351,7 @@ def build_cocotb(sources: Mapping[str, str], *, top: str, elements: Sequence[str
     if timing:
         arguments += ["--timing", "-CFLAGS", "-std=gnu++20"]
     key = [f"{name}\0{text}" for name, text in sorted(sources.items())]
-    with _built("cocotb", *key, control, *arguments) as (folder, complete):
+    with built("cocotb", *key, control, *arguments) as (folder, complete):
         if not complete:
             for name, text in sources.items():
                 (folder / name).write_text(text)

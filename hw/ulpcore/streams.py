@@ -14,7 +14,7 @@ from amaranth.hdl import Value
 from amaranth.lib import stream, wiring
 from numpy.typing import NDArray
 
-from .simulation import SimulationError, _build_driver, _run
+from .simulation import SimulationError, _run, build_driver
 from .verilog import generate
 
 __all__ = ["StreamModel", "StreamRun"]
@@ -144,7 +144,7 @@ class StreamModel:
             else:
                 raise ValueError(f"members must be streams and outputs, not {name!r}")
         text, elements = generate(component, name="top")
-        self._binary = _build_driver(text + sources, self._driver(), elements)
+        self._binary = build_driver(text + sources, self._driver(), elements)
 
     def _driver(self) -> str:
         load, drive, sample, save = [], [], [], []

@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from .carry_chains import fold
+from .devices import ECP5, Family
 from .floorplan import place_multipliers
 from .multiplier_registers import absorb
 from .verilog import generate
 
-__all__ = ["Area", "Registered", "Timing", "measure", "place_and_route", "synthesise"]
+__all__ = ["Area", "Registered", "Timing", "critical_path", "followed", "map_verilog", "measure",
+           "place_and_route", "synthesise", "yosys"]
 
 _ABC_SCRIPT = "strash; if -K 4 -a; mfs2 -a -e; lutpack -S 1"
 
@@ -99,6 +101,7 @@ class Registered(wiring.Component):
 
 
 _RECIPE = """
+read_verilog -lib -specify +/lattice/cells_sim_ecp5.v +/lattice/cells_bb_ecp5.v
 hierarchy -check -top {top}
 synth_ecp5 -top {top} -noflatten -run begin:map_luts
 abc -lut 4 -script +{script}
@@ -109,10 +112,9 @@ hierarchy -check
 """
 
 
-def _module_areas(statistics: dict, top: str) -> dict[str, Area]:
+def _module_areas(statistics: dict, top: str, kinds: Mapping[str, tuple[int, int, int, int]]
+                  ) -> dict[str, Area]:
     modules = {name.lstrip("\\"): entry for name, entry in statistics["modules"].items()}
-    kinds = {"LUT4": (1, 0, 0, 0), "CCU2C": (2, 0, 0, 0), "TRELLIS_DPR16X4": (6, 0, 0, 0),
-             "TRELLIS_FF": (0, 1, 0, 0), "MULT18X18D": (0, 0, 1, 0), "DP16KD": (0, 0, 0, 1)}
     areas: dict[str, Area] = {}
 
     def area(name: str) -> Area:
@@ -143,34 +145,53 @@ def synthesise(component: wiring.Component, *, name: str, netlist: Path | None =
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         (work / "design.v").write_text(text)
-        if for_speed:
-            _yosys(["read_verilog design.v", f"synth_ecp5 -top {name}",
-                    "tee -q -o statistics.json stat -json",
-                    *([f"write_json {netlist.resolve()}"] if netlist is not None else [])], work)
-            statistics = json.loads((work / "statistics.json").read_text())
-            return _module_areas(statistics, name)
-        (work / "map.abc").write_text("\n".join(_ABC_SCRIPT.split("; ")) + "\n")
-        _yosys(["read_verilog design.v",
-                *_RECIPE.format(top=name, script=_ABC_SCRIPT.replace(" ", ","))
-                .strip().splitlines(),
-                "write_json -selected mapped.json"], work)
-        mapped = json.loads((work / "mapped.json").read_text())
-        for module in mapped["modules"].values():
-            fold(module)
-            absorb(module)
-        (work / "folded.json").write_text(json.dumps(mapped))
-        script = ["read_verilog -lib -specify +/lattice/cells_sim_ecp5.v +/lattice/cells_bb_ecp5.v",
-                  "read_json folded.json", f"hierarchy -check -top {name}", "clean",
-                  "tee -q -o statistics.json stat -json"]
-        if netlist is not None:
-            script += ["flatten -noscopeinfo", "opt_clean", "blackbox =A:whitebox",
-                       f"write_json {netlist.resolve()}"]
-        _yosys(script, work)
+        if not for_speed:
+            return map_verilog(work, top=name, family=ECP5, netlist=netlist)
+        yosys(["read_verilog design.v", f"synth_ecp5 -top {name}",
+               "tee -q -o statistics.json stat -json",
+               *([f"write_json {netlist.resolve()}"] if netlist is not None else [])], work)
         statistics = json.loads((work / "statistics.json").read_text())
-    return _module_areas(statistics, name)
+    return _module_areas(statistics, name, ECP5.cells)
 
 
-def _yosys(script: Sequence[str], folder: Path) -> None:
+def map_verilog(work: Path, *, top: str, family: Family, netlist: Path | None = None
+                ) -> dict[str, Area]:
+    """Synthesise `design.v` in the folder `work` for a family of devices; areas as `synthesise`."""
+    if family is not ECP5:
+        return _map_in_one_go(work, top=top, family=family, netlist=netlist)
+    (work / "map.abc").write_text("\n".join(_ABC_SCRIPT.split("; ")) + "\n")
+    yosys(["read_verilog design.v",
+           *_RECIPE.format(top=top, script=_ABC_SCRIPT.replace(" ", ","))
+           .strip().splitlines(),
+           "write_json -selected mapped.json"], work)
+    mapped = json.loads((work / "mapped.json").read_text())
+    for module in mapped["modules"].values():
+        fold(module)
+        absorb(module)
+    (work / "folded.json").write_text(json.dumps(mapped))
+    script = ["read_verilog -lib -specify +/lattice/cells_sim_ecp5.v +/lattice/cells_bb_ecp5.v",
+              "read_json folded.json", f"hierarchy -check -top {top}", "clean",
+              "tee -q -o statistics.json stat -json"]
+    if netlist is not None:
+        script += ["flatten -noscopeinfo", "opt_clean", "blackbox =A:whitebox",
+                   f"write_json {netlist.resolve()}"]
+    yosys(script, work)
+    return _module_areas(json.loads((work / "statistics.json").read_text()), top, family.cells)
+
+
+def _map_in_one_go(work: Path, *, top: str, family: Family, netlist: Path | None
+                   ) -> dict[str, Area]:
+    """With Yosys's own script for the family; the hierarchy is kept until the areas are known."""
+    script = ["read_verilog design.v", f"{family.script} -top {top} -noflatten",
+              "tee -q -o statistics.json stat -json"]
+    if netlist is not None:
+        script += ["flatten -noscopeinfo", "opt_clean", f"write_json {netlist.resolve()}"]
+    yosys(script, work)
+    return _module_areas(json.loads((work / "statistics.json").read_text()), top, family.cells)
+
+
+def yosys(script: Sequence[str], folder: Path) -> None:
+    """Run Yosys's commands in a folder. Raises RuntimeError with the end of its output."""
     program = ("import sys\nfrom pyosys import libyosys as yosys\ndesign = yosys.Design()\n"
                "for line in sys.stdin.read().splitlines():\n    yosys.run_pass(line, design)\n")
     result = subprocess.run([sys.executable, "-c", program], input="\n".join(script),
@@ -203,7 +224,7 @@ def place_and_route(netlist: Path, *, seed: int = 1, device: str = "85k", speed:
                    "--placer", "static", "--router", "router1", "--timing-allow-fail",
                    "--report", "report.json", "--lpf-allow-unconstrained",
                    "--textcfg", "design.config"]
-        code, output = _followed(command, work, log or work / "nextpnr.log", progress)
+        code, output = followed(command, work, log or work / "nextpnr.log", progress)
         if code:
             raise RuntimeError(f"nextpnr failed:\n{output[-3000:]}")
         report = json.loads((work / "report.json").read_text())
@@ -211,14 +232,14 @@ def place_and_route(netlist: Path, *, seed: int = 1, device: str = "85k", speed:
     clocks = [clock["achieved"] for clock in report["fmax"].values()]
     if not clocks:
         raise RuntimeError(f"nextpnr reported no clock:\n{output[-2000:]}")
-    return Timing(seed, round(min(clocks), 1), *_critical_path(report),
+    return Timing(seed, round(min(clocks), 1), *critical_path(report),
                   used.get("TRELLIS_COMB", 0),
                   used.get("TRELLIS_FF", 0), used.get("MULT18X18D", 0), used.get("DP16KD", 0))
 
 
-def _followed(command: Sequence[str], folder: Path, log: Path, progress: Callable[[str], None],
+def followed(command: Sequence[str], folder: Path, log: Path, progress: Callable[[str], None],
               ) -> tuple[int, str]:
-    """Run nextpnr; its exit code and output."""
+    """Run nextpnr in a folder, and tell how far it is; its exit code and output."""
     lines = []
     with log.open("w") as file, subprocess.Popen(
             command, cwd=folder, text=True, stdout=subprocess.PIPE,
@@ -235,7 +256,8 @@ def _followed(command: Sequence[str], folder: Path, log: Path, progress: Callabl
     return process.returncode, "".join(lines)
 
 
-def _critical_path(report: dict[str, Any]) -> tuple[str, str, float, float]:
+def critical_path(report: dict[str, Any]) -> tuple[str, str, float, float]:
+    """Of nextpnr's report: the cells at the ends of the longest path, ns of logic and of wires."""
     paths = [path["path"] for path in report["critical_paths"]
              if not {path["from"], path["to"]} & {"<async>"}]
     if not paths:

@@ -5,6 +5,7 @@ from nowhere else.
 """
 
 import dataclasses
+import hashlib
 import tomllib
 from functools import cached_property
 from pathlib import Path
@@ -206,6 +207,14 @@ class CoreConfig:
     def units(self) -> tuple[Unit, ...]:
         """The units that run instructions."""
         return tuple(unit for unit in Unit if unit is not Unit.EXCHANGE or self.exchange)
+
+    @cached_property
+    def fingerprint(self) -> int:
+        """32 bits of a hash of all parameters but the name: cores that are built alike share it."""
+        values = {**dataclasses.asdict(self), "formats": sorted(p.name for p in self.formats)}
+        del values["name"]
+        text = repr(sorted(values.items()))
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 
     @cached_property
     def column_lanes(self) -> int:

@@ -91,6 +91,8 @@ REGISTERS = (
              "precision of code p"),
     Register(0x8C, "SPECIAL_FUNCTIONS", Access.READ, "1 if the core has functions, products, "
              "sources in the scratchpad and row scalars, else 0"),
+    Register(0x90, "CONFIGURATION", Access.READ, "a hash of all parameters of the core's "
+             "configuration: the same in every core that is built alike"),
 )
 #: Of cores with an exchange unit, besides.
 EXCHANGE_REGISTERS = (
@@ -100,8 +102,8 @@ EXCHANGE_REGISTERS = (
     Register(0x38, "EXCHANGE_FAULT", Access.READ, "why an engine failed: bits 3:0 its cause "
              "(docs/compression.md, docs/cluster.md); of a compression 7:4 its detail and 9:8 its "
              "place; 21:12 the learner or node to blame. Until the next start or reset"),
-    Register(0x90, "EXCHANGE", Access.READ, "elements that the encoder takes in a cycle"),
-    Register(0x94, "NODES", Access.READ, "nodes of the cluster that the core is in"),
+    Register(0x94, "EXCHANGE", Access.READ, "elements that the encoder takes in a cycle"),
+    Register(0x98, "NODES", Access.READ, "nodes of the cluster that the core is in"),
 )
 BY_NAME = {register.name: register for register in (*REGISTERS, *EXCHANGE_REGISTERS)}
 
@@ -125,6 +127,7 @@ def constants(config: CoreConfig) -> dict[str, int]:
         "FORMATS": sum(1 << precision.value for precision in config.formats),
         "SPECIAL_FUNCTIONS": int(config.special_functions),
         **({"EXCHANGE": config.exchange} if config.exchange else {}),
+        "CONFIGURATION": config.fingerprint,
     }
 
 
