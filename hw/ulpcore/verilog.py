@@ -125,8 +125,10 @@ _FIRST_ZERO = re.compile(r"(\S+) \[(\d+):0\];\n  initial begin\n    \1\[0\] = (\
 
 
 def _all_zeros(first: re.Match) -> str:
+    """The memory with a loop that gives every word, which tools read faster than its words."""
     name, last, zero = first.groups()
-    return first[0] + "".join(f"    {name}[{i}] = {zero};\n" for i in range(1, int(last) + 1))
+    return (f"{name} [{last}:0];\n  initial begin : {name}_zeros\n    integer i;\n"
+            f"    for (i = 0; i <= {last}; i = i + 1)\n      {name}[i] = {zero};\n")
 
 
 @contextmanager
