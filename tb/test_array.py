@@ -5,6 +5,7 @@ import gc
 
 import numpy as np
 import pytest
+from selection import nightly_but
 from ulpcore.array import Array
 from ulpcore.simulation import run_vectors
 from ulpsim import dlfloat, fp8
@@ -21,7 +22,6 @@ CONFIGS = {
     "lanes": dataclasses.replace(EDGE, columns=2, lanes=4, rows=4, multiply_add_stages=6,
                                  formats=(Precision.FP16, Precision.INT8)),
     "fast": dataclasses.replace(EDGE, rows=2, multiply_add_stages=2),
-    "everything": dataclasses.replace(EDGE, formats=tuple(Precision)),
     "fp8": dataclasses.replace(EDGE, rows=4, multiply_add_stages=5, formats=(
         Precision.FP16, Precision.E4M3)),
     "fp8_integers": dataclasses.replace(EDGE, rows=2, multiply_add_stages=3, formats=(
@@ -129,7 +129,8 @@ def random_tile(config: CoreConfig, bias: int, rng: np.random.Generator) -> Tile
                 pause=int(rng.integers(0, 4) if rng.random() < 0.3 else 0))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", nightly_but("edge nano lanes float_binary folded_float three",
+                                             CONFIGS))
 def test_tiles_follow_each_other(name: str, rng: np.random.Generator) -> None:
     config = CONFIGS[name]
     array = Array(config=config)

@@ -25,7 +25,7 @@ from ulpsim.isa import (
 )
 from ulpsim.programs import RandomProgram, covering_programs, random_program
 from ulpsim.tokens import with_tokens
-from wide import EVERY, FOLDED, FOLDED_NANO, WIDE
+from wide import FOLDED, FOLDED_NANO, WIDE
 
 _PAGE = 4096
 
@@ -87,7 +87,8 @@ def golden(config: CoreConfig, placed: Placed) -> tuple[np.ndarray, list[tuple[C
 
 
 @pytest.mark.parametrize("config", [
-    EDGE, NANO, WIDE, FOLDED_NANO, pytest.param(FOLDED, marks=pytest.mark.nightly)],
+    EDGE, NANO, FOLDED_NANO, pytest.param(WIDE, marks=pytest.mark.nightly),
+    pytest.param(FOLDED, marks=pytest.mark.nightly)],
     ids=lambda c: c.name)
 @pytest.mark.parametrize(("latency", "count"), [
     (2, 40), (16, 40), (77, 40), pytest.param(31, 600, marks=pytest.mark.nightly)])
@@ -98,9 +99,9 @@ def test_random_programs_words_and_cycles(config, latency, count, seed):
 
 @pytest.mark.parametrize(("config", "instructions_alone"), [
     pytest.param(EDGE, False, id="edge"), pytest.param(NANO, False, id="nano"),
-    pytest.param(WIDE, False, id="wide"), pytest.param(FOLDED_NANO, True, id="folded_nano"),
-    pytest.param(FOLDED, True, id="folded", marks=pytest.mark.nightly),
-    pytest.param(EVERY, True, id="every", marks=pytest.mark.nightly)])
+    pytest.param(FOLDED_NANO, True, id="folded_nano"),
+    pytest.param(WIDE, True, id="wide", marks=pytest.mark.nightly),
+    pytest.param(FOLDED, True, id="folded", marks=pytest.mark.nightly)])
 def test_every_bin_of_the_coverage_is_hit(config, instructions_alone, seed, record_property):
     """Formats, operations, shapes and networks: `ulpsim.coverage` says what must occur."""
     programs = covering_programs(seed, config, instructions_alone=instructions_alone)
@@ -130,7 +131,8 @@ def compare(config: CoreConfig, placed: Placed, latency: int) -> None:
     assert [r.cycles for r in results] == cycles
 
 
-@pytest.mark.parametrize("config", [EDGE, NANO, WIDE], ids=lambda c: c.name)
+@pytest.mark.parametrize("config", [EDGE, NANO, pytest.param(WIDE, marks=pytest.mark.nightly)],
+                         ids=lambda c: c.name)
 def test_random_programs_under_random_stalls(config, seed):
     placed = place_random(config, range(10_000 * seed, 10_000 * seed + 20))
     results, memory = run_jobs(config, placed.memory, placed.jobs,
@@ -140,7 +142,8 @@ def test_random_programs_under_random_stalls(config, seed):
     assert np.count_nonzero(memory != expected) == 0
 
 
-@pytest.mark.parametrize("config", [EDGE, NANO, WIDE], ids=lambda c: c.name)
+@pytest.mark.parametrize("config", [EDGE, NANO, pytest.param(WIDE, marks=pytest.mark.nightly)],
+                         ids=lambda c: c.name)
 def test_cycles_of_programs_that_end_in_each_unit(config):
     """HALT waits for the unit that is the last to work, each for as long as the model says."""
     segments = {segment: (_SIZE * segment.value, _SIZE) for segment in Segment}
@@ -322,7 +325,7 @@ def test_addresses_beyond_the_memory_are_a_decode_error():
 
 def test_forward_bias_reaches_array_and_special_unit(rng):
     """To E4M3, times E4M3, plus E4M3, with three biases one after the other."""
-    config = dataclasses.replace(EDGE, name="forward", formats=(Precision.FP16, Precision.E4M3))
+    config = EDGE
     size, elements, codes, sums = 64, 0, 128, 192       # slots of a memory, and where they begin
     to_codes = Instruction(
         "SPECIAL", source=Source.ACTIVATIONS, source_precision=Precision.FP16, accumulator=elements,

@@ -353,7 +353,8 @@ def test_reset_at_every_cycle(config, program, latency, pin):
     assert [r.cycles for r in results[1::2]] == [length] * (length + 4)
 
 
-@pytest.mark.parametrize("config", [NANO, EDGE, WIDE], ids=lambda c: c.name)
+@pytest.mark.parametrize("config", [NANO, EDGE, pytest.param(WIDE, marks=pytest.mark.nightly)],
+                         ids=lambda c: c.name)
 @pytest.mark.parametrize("stall_seed", [None, 1, 2])
 def test_bus_error_at_every_beat(config, stall_seed):
     """Either error at each beat of the program, of LOAD and of STORE; then the core works again.

@@ -91,6 +91,7 @@ def test_a_buffer_loses_nothing():
     check(m, [buffer.write, flit.as_value(), new_way, take, chosen], cycles=11)
 
 
+@pytest.mark.nightly
 def test_a_router_loses_nothing_and_leads_right():
     """Packets of a terminal and of a link, any stalls: every flit of the terminal leaves once, in
     order, by the output and the channel of its packet's destination."""

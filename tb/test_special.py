@@ -10,6 +10,7 @@ from amaranth.hdl import Cat, Module, ResetInserter, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from selection import nightly_but
 from test_fixed_point import random_words
 from ulpcore.decoder import unit_layout
 from ulpcore.fold import GroupSums
@@ -26,7 +27,8 @@ from wide import WIDE
 
 _SMALL = {"activation_bytes": 4096, "accumulator_depth": 64, "parameter_columns": 32}
 _CONFIGS = {
-    "edge": dataclasses.replace(EDGE, **_SMALL, special_functions=True),
+    # With all formats; vectors of BINARY fill half a slot.
+    "edge": dataclasses.replace(EDGE, **_SMALL),
     "drain_only": dataclasses.replace(EDGE, name="drain_only", **_SMALL,
                                       special_functions=False),
     "nano": dataclasses.replace(NANO, **_SMALL),
@@ -39,10 +41,6 @@ _CONFIGS = {
                                  formats=(Precision.FP16,), **_SMALL),
     "float_only": dataclasses.replace(EDGE, name="float_only", formats=(Precision.FP16,),
                                       **_SMALL, special_functions=True),
-    # With all formats; vectors of BINARY fill half a slot.
-    "everything": dataclasses.replace(EDGE, name="everything", formats=tuple(Precision), **_SMALL),
-    "everything_wide": dataclasses.replace(WIDE, name="everything_wide",
-                                           formats=tuple(Precision), **_SMALL),
     "folded": dataclasses.replace(WIDE, name="folded", fold=2, formats=tuple(Precision), **_SMALL),
     "folded_four": dataclasses.replace(WIDE, name="folded_four", columns=8, special_lanes=8, fold=4,
                                        formats=(Precision.FP16, Precision.INT8, Precision.INT2),
@@ -391,7 +389,8 @@ def _check_instructions(machine: Machine, instructions: Sequence[Instruction],
             f"{machine.activations[wrong[0]]:#06x} ({len(wrong)} slots differ)")
 
 
-@pytest.mark.parametrize("name", _CONFIGS)
+@pytest.mark.parametrize("name", nightly_but("edge nano wide folded_four binary fourfold_nano",
+                                             _CONFIGS))
 def test_random_instructions(rng: np.random.Generator, name: str) -> None:
     """Every output format with every residual format and none, every pool, in random order; every
     function, and sources of every format, at random."""
@@ -557,7 +556,8 @@ def _fault_cases(config: CoreConfig) -> list[tuple[dict, Cause]]:
     return cases
 
 
-@pytest.mark.parametrize("name", _CONFIGS)
+@pytest.mark.parametrize("name", nightly_but("edge nano wide folded_four binary fourfold_nano",
+                                             _CONFIGS))
 def test_faults(rng: np.random.Generator, name: str) -> None:
     """Every rule at its limit. The cause, one pulse, no write beyond, nothing more until reset."""
     config = _CONFIGS[name]

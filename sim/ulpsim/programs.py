@@ -82,11 +82,11 @@ def covering_programs(seed: int, config: CoreConfig, base: int = 0, *,
     rng = np.random.default_rng([seed, 2])
     programs: list[RandomProgram] = []
     found: set[Bin] = set()
+    alone, every = ([(group, values) for group, bins in required(
+        config, instructions_alone=only).items() for values in bins] for only in (True, False))
 
-    def missing(*, instructions_alone: bool = False) -> list[Bin]:
-        groups = required(config, instructions_alone=instructions_alone)
-        return [(group, values) for group, bins in groups.items() for values in bins
-                if (group, values) not in found]
+    def missing(bins: list[Bin]) -> list[Bin]:
+        return [one for one in bins if one not in found]
 
     def add(program: RandomProgram) -> None:
         nonlocal base
@@ -94,13 +94,13 @@ def covering_programs(seed: int, config: CoreConfig, base: int = 0, *,
         found.update(program.bins(config))
         base += len(program.memory)
 
-    while wanted := missing(instructions_alone=True):
+    while wanted := missing(alone):
         add(_InstructionWriter(rng, config).write(base, wanted))
     if instructions_alone:
         return programs
     # What is left comes by chance: networks of certain shapes, tokens, places in memory.
     for _ in range(4000):
-        wanted = missing()
+        wanted = missing(every)
         if not wanted:
             return programs
         network = random_network(rng, config)
@@ -110,7 +110,7 @@ def covering_programs(seed: int, config: CoreConfig, base: int = 0, *,
                 add(program)
         elif not any(group.startswith("networks") for group, _ in wanted):
             add(_instruction_program(rng, config, base))
-    raise RuntimeError(f"no random program has {', '.join(map(str, missing()))}")
+    raise RuntimeError(f"no random program has {', '.join(map(str, missing(every)))}")
 
 
 def _place(description: str, program: list[Instruction], contents: dict[Segment, bytes],
