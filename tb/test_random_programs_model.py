@@ -9,7 +9,7 @@ from ulpsim.cycles import predict
 from ulpsim.formats import Precision, multipliable
 from ulpsim.interpreter import Machine
 from ulpsim.isa import Cause, Function, Segment, Source
-from ulpsim.programs import random_program
+from ulpsim.programs import random_network, random_program
 from wide import WIDE
 
 EVERY = dataclasses.replace(WIDE, formats=tuple(Precision))
@@ -94,3 +94,9 @@ def test_base_moves_the_memory_alone():
     assert second.segments[Segment.INPUT][0] == first.segments[Segment.INPUT][0] + 4096
     with pytest.raises(ValueError, match="base must be a multiple of 64, not 100"):
         random_program(1, EDGE, base=100)
+
+
+def test_a_core_with_binary_alone_has_no_random_networks(rng):
+    config = dataclasses.replace(NANO, name="binary", formats=(Precision.BINARY,))
+    with pytest.raises(ValueError, match="one that their tensors can have, not BINARY alone as"):
+        random_network(rng, config)

@@ -211,6 +211,7 @@ def random_network(rng: np.random.Generator, config: CoreConfig) -> Network:
     """A small network over the core's formats: every operator, shapes that divide nothing.
 
     BINARY is among the weights, not among the tensors, whose shapes it would have to suit.
+    Raises ValueError for a core that has no other format.
     """
     return _NetworkWriter(rng, config).write()
 
@@ -222,6 +223,9 @@ class _NetworkWriter:
         self.rng = rng
         self.precisions = config.formats
         self.tensors = [p for p in config.formats if p is not Precision.BINARY]
+        if not self.tensors:
+            raise ValueError("formats of a core for random networks must name one that their "
+                             f"tensors can have, not BINARY alone as {config.name!r}")
         self.bias = FORWARD_BIAS
         if Precision.E4M3 in config.formats and self.chance(0.5):
             self.bias = int(rng.integers(4, 16))
