@@ -6,7 +6,7 @@ comma := ,
 BIN := $(VENV)/bin
 DATA ?= /usr/share/datasets/fashion-mnist
 
-.PHONY: run test test-torch nightly verilog lint types bench synth train train-kjv study-adacomp \
+.PHONY: run test test-torch nightly nightly-core nightly-system verilog lint types bench synth train train-kjv study-adacomp \
 	cluster explore clean
 
 run: $(VENV)/test
@@ -23,8 +23,19 @@ test: $(VENV)/test
 test-torch: $(VENV)/test-torch
 	$(BIN)/pytest -n auto --dist loadfile tb/test_torch_hook.py tb/test_adacomp_study.py
 
-nightly: $(VENV)/test
-	$(BIN)/pytest -n auto --dist load -m nightly --results=bench/results/nightly.json
+# The long regressions, of the core and of what stands beside it: compression and interconnect.
+SYSTEM_TESTS := $(addprefix tb/test_,$(addsuffix .py,adacomp_encoder cluster collective \
+	compression_engine compression_engine_faults compression_rows delivery proofs_deadlock \
+	proofs_interconnect router topology))
+nightly: nightly-core nightly-system
+
+nightly-core: $(VENV)/test
+	$(BIN)/pytest -n auto --dist load -m nightly $(addprefix --ignore=,$(SYSTEM_TESTS)) \
+		--results=bench/results/nightly-core.json
+
+nightly-system: $(VENV)/test
+	$(BIN)/pytest -n auto --dist load -m nightly $(SYSTEM_TESTS) \
+		--results=bench/results/nightly-system.json
 
 verilog: $(VENV)/test
 	$(BIN)/ulpcore generate --config $(CONFIG) --output build

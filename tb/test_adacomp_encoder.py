@@ -20,6 +20,8 @@ from ulpsim.compression.adacomp import (
 from ulpsim.compression.learner import Learner
 from ulpsim.compression.packets import packets_of
 
+EACH_LANES = pytest.mark.parametrize("lanes", [
+    pytest.param(n, marks=pytest.mark.nightly) if n == 16 else n for n in LANES])
 SIZES = (1, 7, 50, 64, 65, 500, 512, 4096, 16384)
 
 
@@ -50,7 +52,7 @@ def check(lanes: int, jobs: list[LayerJob], **options) -> EncodeRun:
     return run
 
 
-@pytest.mark.parametrize("lanes", LANES)
+@EACH_LANES
 def test_layers(lanes: int, rng: np.random.Generator) -> None:
     """Many small layers of every kind one after another."""
     jobs = []
@@ -60,7 +62,7 @@ def test_layers(lanes: int, rng: np.random.Generator) -> None:
     check(lanes, jobs)
 
 
-@pytest.mark.parametrize("lanes", LANES)
+@EACH_LANES
 def test_stalls(lanes: int, rng: np.random.Generator) -> None:
     """Every stream stalls at random: the results are the same."""
     for packets, updated in ((0.3, 0.7), (0.9, 0.1)):
@@ -71,7 +73,7 @@ def test_stalls(lanes: int, rng: np.random.Generator) -> None:
             "packets": packets, "measured": 0.8})
 
 
-@pytest.mark.parametrize("lanes", LANES)
+@EACH_LANES
 def test_gradients_in_dlfloat16(lanes: int, rng: np.random.Generator) -> None:
     """Codes of all kinds, NaN-Inf among them, in layers between those of FP32."""
     jobs = []
@@ -85,7 +87,7 @@ def test_gradients_in_dlfloat16(lanes: int, rng: np.random.Generator) -> None:
     check(lanes, jobs)
 
 
-@pytest.mark.parametrize("lanes", LANES)
+@EACH_LANES
 def test_every_bin_size_without_a_pause(lanes: int, rng: np.random.Generator) -> None:
     """From the first row to the last one is taken in every cycle: over bins of all sizes, over the
     ends of layers, over bins larger than a packet's worth of elements."""
@@ -98,7 +100,7 @@ def test_every_bin_size_without_a_pause(lanes: int, rng: np.random.Generator) ->
     assert run.cycles == len(run.taken)
 
 
-@pytest.mark.parametrize("lanes", LANES)
+@EACH_LANES
 def test_short_layers_wait_for_packets_alone(lanes: int, rng: np.random.Generator) -> None:
     """Layers of 40 rows, each a packet of its own: still without a pause."""
     jobs = [LayerJob(np.zeros(40 * lanes - 1, np.int32),

@@ -31,8 +31,8 @@ def check(summary: dict) -> None:
         assert step["cycle_ratio"] > 1
 
 
-@pytest.mark.parametrize("nodes", [
-    pytest.param([], marks=pytest.mark.nightly), ["--engines"]], ids=["cores", "engines"])
+@pytest.mark.nightly
+@pytest.mark.parametrize("nodes", [[], ["--engines"]], ids=["cores", "engines"])
 def test_learners(nodes: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     summary = run([*SMALL, *PAIR, *nodes], capsys)
     assert summary["cores"] == (None if nodes else "nano")

@@ -87,8 +87,7 @@ def golden(config: CoreConfig, placed: Placed) -> tuple[np.ndarray, list[tuple[C
 
 
 @pytest.mark.parametrize("config", [
-    EDGE, NANO, FOLDED_NANO, pytest.param(WIDE, marks=pytest.mark.nightly),
-    pytest.param(FOLDED, marks=pytest.mark.nightly)],
+    EDGE, NANO, *(pytest.param(c, marks=pytest.mark.nightly) for c in (FOLDED_NANO, WIDE, FOLDED))],
     ids=lambda c: c.name)
 @pytest.mark.parametrize(("latency", "count"), [
     (2, 40), (16, 40), (77, 40), pytest.param(31, 600, marks=pytest.mark.nightly)])
@@ -99,7 +98,7 @@ def test_random_programs_words_and_cycles(config, latency, count, seed):
 
 @pytest.mark.parametrize(("config", "instructions_alone"), [
     pytest.param(EDGE, False, id="edge"), pytest.param(NANO, False, id="nano"),
-    pytest.param(FOLDED_NANO, True, id="folded_nano"),
+    pytest.param(FOLDED_NANO, True, id="folded_nano", marks=pytest.mark.nightly),
     pytest.param(WIDE, True, id="wide", marks=pytest.mark.nightly),
     pytest.param(FOLDED, True, id="folded", marks=pytest.mark.nightly)])
 def test_every_bin_of_the_coverage_is_hit(config, instructions_alone, seed, record_property):

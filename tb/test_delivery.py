@@ -27,7 +27,8 @@ def send(topology: Topology, packets: int, seed: int, rng: np.random.Generator) 
     assert delivery.sent == packets + copies
 
 
-@pytest.mark.parametrize("topology", [Ring(4), Torus(2, 2)], ids=str)
+@pytest.mark.parametrize("topology", [
+    Ring(4), pytest.param(Torus(2, 2), marks=pytest.mark.nightly)], ids=str)
 def test_packets_arrive(topology, seed, rng):
     send(topology, 20_000, seed, rng)
 

@@ -37,8 +37,8 @@ TWO_ROWS = dataclasses.replace(SMALL_NANO, name="two_rows", rows=2, multiply_add
 FOLDED = dataclasses.replace(SMALL_EDGE, name="folded", lanes=2, special_lanes=4, fold=2)
 FOLDED_NANO = dataclasses.replace(SMALL_NANO, name="folded_nano", columns=8, lanes=8, fold=4,
                                   special_lanes=16, activation_bytes=4096, weight_bytes=8192)
-CONFIGS = pytest.mark.parametrize("config", [SMALL_EDGE, SMALL_NANO, TWO_ROWS, FOLDED, FOLDED_NANO],
-                                  ids=lambda c: c.name)
+CONFIGS = pytest.mark.parametrize("config", [SMALL_EDGE, SMALL_NANO, TWO_ROWS, FOLDED, pytest.param(
+    FOLDED_NANO, marks=pytest.mark.nightly)], ids=lambda c: c.name)
 TO_ARRAY = ("vector", "mask", "valid", "swap", "precision", "activation_signed",
             "vector_weight_signed", "vector_odd", "address", "overwrite", "last", "post", "weights",
             "weight_valid", "weight_row", "weight_precision", "weight_target", "weight_signed",

@@ -21,7 +21,8 @@ class OneClass(Topology):
 
 
 @pytest.mark.parametrize("topology", [
-    Ring(4, one_way=True), Ring(4),
+    Ring(4, one_way=True),
+    pytest.param(Ring(4), marks=pytest.mark.nightly),
     pytest.param(Torus(2, 2), marks=pytest.mark.nightly),
     pytest.param(Torus(2, 2, channels=1), marks=pytest.mark.nightly),
     pytest.param(Ring(5, one_way=True), marks=pytest.mark.nightly),
@@ -31,7 +32,7 @@ def test_a_network_does_not_come_to_a_stand(topology):
     prove_by_induction(found.module, found.inputs)
 
 
-@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("channels", [1, pytest.param(2, marks=pytest.mark.nightly)])
 def test_without_a_dateline_it_does(channels):
     """A few cycles after the reset packets wait for each other in a circle."""
     found = stand(OneClass((4,), True, True, 1, channels), alone=True)

@@ -15,7 +15,8 @@ from ulpsim.interconnect.router import Network
 from ulpsim.interconnect.topology import Address, Direction, Mesh, Ring, Topology, Torus
 
 NETWORKS = [
-    (Ring(4, one_way=True), 16), (Ring(3), 4), (Mesh(2, 2), 8),
+    (Ring(4, one_way=True), 16), (Mesh(2, 2), 8),
+    pytest.param(Ring(3), 4, marks=pytest.mark.nightly),
     pytest.param(Torus(3, 3), 16, marks=pytest.mark.nightly),
     pytest.param(Torus(4, 2, terminals=2, channels=4), 8, marks=pytest.mark.nightly),
     pytest.param(Mesh(3, 2, channels=2), 4, marks=pytest.mark.nightly),
@@ -72,7 +73,9 @@ def test_everything_arrives_once_and_flows_stay_in_order(topology, seed):
 
 
 @pytest.mark.parametrize("topology", [
-    Ring(8), Ring(6, one_way=True), Mesh(4, 3), Torus(5, 4), Torus(3, 3, terminals=2)], ids=str)
+    Ring(8), Ring(6, one_way=True), Mesh(4, 3),
+    pytest.param(Torus(5, 4), marks=pytest.mark.nightly),
+    pytest.param(Torus(3, 3, terminals=2), marks=pytest.mark.nightly)], ids=str)
 def test_a_flit_takes_two_cycles_a_hop(topology):
     """And three more: into its first buffer, onto the last link, and into the terminal's queue."""
     nodes = topology.nodes

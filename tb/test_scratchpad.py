@@ -28,7 +28,8 @@ FOLDED_HIGH = dataclasses.replace(BROAD, name="folded_high", columns=16, lanes=4
                                   parameter_columns=64, fold=4, activation_bytes=8192)
 FOLDED_LOW = dataclasses.replace(FOLDED_HIGH, name="folded_low", rows=4)
 CONFIGS = pytest.mark.parametrize("config", [SMALL, TINY, BROAD, FOLDED, FOLDED_HIGH,
-                                             FOLDED_LOW], ids=lambda c: c.name)
+                                             pytest.param(FOLDED_LOW, marks=pytest.mark.nightly)],
+                                  ids=lambda c: c.name)
 
 
 def words(slots: np.ndarray) -> np.ndarray:

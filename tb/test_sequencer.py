@@ -9,6 +9,7 @@ import cocotb
 import pytest
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, ReadOnly
+from selection import nightly_but
 from simulation import run_bench
 from ulpcore.decoder import unit_layout
 from ulpcore.sequencer import Sequencer
@@ -435,7 +436,7 @@ async def bench_faults(dut) -> None:
     await works()
 
 
-@pytest.mark.parametrize("config", list(CONFIGS))
+@pytest.mark.parametrize("config", nightly_but("edge exchange", CONFIGS))
 def test_sequencer(config):
     assert INSTRUCTION_BYTES == 64
     ran = run_bench(Sequencer(config=CONFIGS[config]), Path(__file__).stem,
