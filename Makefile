@@ -6,8 +6,8 @@ comma := ,
 BIN := $(VENV)/bin
 DATA ?= /usr/share/datasets/fashion-mnist
 
-.PHONY: run test test-torch nightly nightly-core nightly-system verilog lint types bench synth train train-kjv study-adacomp \
-	cluster explore clean
+.PHONY: run test test-torch nightly nightly-core nightly-system verilog lint types bench \
+	synth train train-kjv study-adacomp cluster explore clean
 
 run: $(VENV)/test
 	$(BIN)/ulpcore run --config $(CONFIG)
