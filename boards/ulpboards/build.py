@@ -45,8 +45,8 @@ def report(board: Board, system: SystemConfig, build: Build) -> dict[str, Any]:
         "meets_clock": build.best.meets,
         "sizes": dict(zip(("comb", "flip_flops", "multipliers", "block_rams"),
                           board.device.sizes, strict=True)),
-        "areas": {name: dataclasses.asdict(area) for name, area in areas
-                  if "$" not in name and name.count(".") <= 1},
+        "areas": {name.split("$")[0]: dataclasses.asdict(area) for name, area in areas
+                  if name.count(".") <= 2},
         "routed": [dataclasses.asdict(routed) for routed in build.routed]}
 
 

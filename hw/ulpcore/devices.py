@@ -82,8 +82,6 @@ class Device:
         nextpnr's, that choose it.
     packing
         The packer's.
-    script
-        What follows Yosys's synthesis command.
     sizes
         Lookup tables, flip-flops, multipliers of 18 x 18 (16 x 16 on the iCE40) and block RAMs.
     """
@@ -93,4 +91,3 @@ class Device:
     options: tuple[str, ...]
     sizes: tuple[int, int, int, int]
     packing: tuple[str, ...] = ()
-    script: str = ""
