@@ -32,5 +32,5 @@ TANG_NANO_20K = Board(
     device=Device(family=GOWIN, title="GW2AR-LV18QN88C8/I7",
                   options=("--device", "GW2AR-LV18QN88C8/I7", "--vopt", "family=GW2A-18C"),
                   sizes=(20736, 15552, 48, 46), packing=("-d", "GW2A-18C")),
-    core=str(Path(__file__).parent / "small.toml"), memory_bytes=28 * 1024,
+    core=str(Path(__file__).parent / "small.toml"), memory_bytes=48 * 1024,
     clock_hz=27_000_000, baud=1_000_000, programmer="tangnano20k")

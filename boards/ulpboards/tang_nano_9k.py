@@ -14,5 +14,5 @@ TANG_NANO_9K = Board(
     device=Device(family=GOWIN, title="GW1NR-LV9QN88PC6/I5",
                   options=("--device", "GW1NR-LV9QN88PC6/I5", "--vopt", "family=GW1N-9C"),
                   sizes=(8640, 6480, 20, 26), packing=("-d", "GW1N-9C")),
-    core=str(Path(__file__).parent / "small.toml"), memory_bytes=12 * 1024,
+    core=str(Path(__file__).parent / "small.toml"), memory_bytes=48 * 1024,
     clock_hz=27_000_000, baud=1_000_000, programmer="tangnano9k")

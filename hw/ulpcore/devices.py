@@ -57,8 +57,9 @@ ICE40 = Family(
 
 GOWIN = Family(
     name="gowin", script="synth_gowin -noiopads",
+    # A distributed memory occupies six flip-flops' places, as nextpnr counts.
     cells={**{f"LUT{inputs}": (1, 0, 0, 0) for inputs in range(1, 5)}, "ALU": (1, 0, 0, 0),
-           "RAM16SDP4": (4, 0, 0, 0),
+           "RAM16SDP4": (4, 6, 0, 0),
            **{f"DFF{kind}": (0, 1, 0, 0)
               for kind in ("", "E", "S", "SE", "R", "RE", "P", "PE", "C", "CE")},
            "MULT9X9": (0, 0, 1, 0), "MULT18X18": (0, 0, 1, 0), "MULT36X36": (0, 0, 4, 0),
