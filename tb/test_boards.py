@@ -106,13 +106,13 @@ def test_a_bitstream_and_its_report(tmp_path):
     assert build.best.fmax == max(routed.fmax for routed in build.routed)
     assert [routed.seed for routed in build.routed] == [1, 2]
     assert 30 < build.areas["top"].flip_flops < 100
-    assert build.areas["system.receiver"].flip_flops >= 20
+    assert 10 <= build.areas["system.receiver"].flip_flops < build.areas["top"].flip_flops
     assert build.best.used["ICESTORM_PLL"] == 1
     paths = written(ICEBREAKER, system, build, tmp_path)
     assert [path.name for path in paths] == ["icebreaker-small.bin", "icebreaker-small.json"]
     assert paths[0].read_bytes() == build.bitstream
     saved = json.loads(paths[1].read_text())
-    assert saved["areas"]["system.receiver"]["flip_flops"] >= 20
+    assert saved["areas"]["system.receiver"]["flip_flops"] >= 10
     assert saved["meets_clock"] is True
     assert warnings(ICEBREAKER, build) == []
 
@@ -198,7 +198,7 @@ def test_flashing(tmp_path, monkeypatch):
     (["build", "--board", "none"], "board must be one of ulx3s, ecpix5"),
     (["build", "--board", "ulx3s", "--config", "rapid"], "bus of 4 bytes, not 64"),
     (["build", "--board", "ulx3s", "--clock", "5000"], "the clock must be one that a PLL"),
-    (["build", "--board", "ulx3s", "--clock", "7"], "baud must be"),
+    (["build", "--board", "ulx3s", "--clock", "10"], "baud must be"),
     (["flash", "--board", "none"], "board must be one of"),
     (["flash", "--board", "ulx3s"], "there is no bitstream build/ulx3s-edge.bit: make one"),
     (["simulate-board", "--board", "none"], "board must be one of")])

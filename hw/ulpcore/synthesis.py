@@ -184,7 +184,8 @@ def _map_in_one_go(work: Path, *, top: str, family: Family, netlist: Path | None
                    ) -> dict[str, Area]:
     """In one piece, so that nothing is left that leads nowhere, with Yosys's own script for the
     family, and for Gowin with the lookup tables mapped for area. Blocks are told apart by the
-    names of cells: a lookup table belongs to the block of what it drives."""
+    names of cells, which are those of what they drive: what is at a block's outputs may count for
+    the one around it."""
     whole = f"{family.script} -top {top}"
     steps = [whole] if family is not GOWIN else [
         f"{whole} -run begin:map_luts", f"abc -lut 4 -script +{_ABC_SCRIPT.replace(' ', ',')}",
