@@ -1,13 +1,14 @@
 # Every target sets up what it needs in .venv; nothing else has to be installed by hand.
 PYTHON ?= python3
 CONFIG ?= edge
+BOARD ?= ulx3s
 VENV := .venv
 comma := ,
 BIN := $(VENV)/bin
 DATA ?= /usr/share/datasets/fashion-mnist
 
 .PHONY: run test test-torch nightly nightly-core nightly-system verilog lint types bench \
-	synth train train-kjv study-adacomp cluster explore clean
+	synth bitstream train train-kjv study-adacomp cluster explore clean
 
 run: $(VENV)/test
 	$(BIN)/ulpcore run --config $(CONFIG)
@@ -39,6 +40,11 @@ nightly-system: $(VENV)/test
 
 verilog: $(VENV)/test
 	$(BIN)/ulpcore generate --config $(CONFIG) --output build
+
+# With the board's own core, if CONFIG is not given; BUILD has options: --seeds 1 2 --jobs 2
+bitstream: $(VENV)/synth
+	$(BIN)/ulpcore build --board $(BOARD) \
+		$(if $(filter file,$(origin CONFIG)),,--config $(CONFIG)) $(BUILD)
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .

@@ -53,6 +53,9 @@ def test_placement():
         assert first % 4096 == 0
         assert first + size <= after
     assert placement.end == sum(placement.segments[Segment.WORKSPACE])
+    close = place(compiled, 64, alignment=64)
+    assert close.end < placement.end and close.program == 64
+    assert all(first % 64 == 0 for first, _ in close.segments.values())
     with pytest.raises(ValueError, match="base must be a multiple of 4096, not 64"):
         place(compiled, 64)
 

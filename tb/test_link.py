@@ -6,11 +6,11 @@ import zlib
 
 import numpy as np
 import pytest
-from link_faults import Tally, exercise
 from ulpsim.config import NANO
 from ulpsim.driver import ModelBus
 from ulpsim.link.client import BoardIdentity, LinkBus, LinkError
 from ulpsim.link.device import LINK_IDENTIFIER, LinkDevice
+from ulpsim.link.exercise import Tally, exercise
 from ulpsim.link.frames import (
     ESCAPE,
     FLAG,

@@ -62,8 +62,10 @@ class Board:
 
     def pll(self, clock_hz: int | None = None) -> Pll:
         """The PLL for this clock, by default the board's own."""
-        source = self.platform().default_clk_frequency
-        return _PLLS[self.device.family.name](source, clock_hz or self.clock_hz)
+        platform = self.platform()
+        return _PLLS[self.device.family.name](platform.default_clk_frequency,
+                                              clock_hz or self.clock_hz,
+                                              getattr(platform, "family", ""))
 
     def system(self, core: CoreConfig | None = None, *, clock_hz: int | None = None,
                memory_bytes: int | None = None) -> SystemConfig:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from amaranth.lib import wiring
 from ulpcore.bitstream import Build, BuildError, build_bitstream, write_files
 from ulpcore.link.system import System, SystemConfig
 from ulpcore.verilog import generate
@@ -16,9 +17,13 @@ from .board import Board, Top
 __all__ = ["build_board", "design", "flash_board", "report", "warnings", "written"]
 
 
-def design(board: Board, system: SystemConfig) -> tuple[str, str]:
-    """The Verilog of a board's whole design, its top module `top`, and the places of its pins."""
-    text, _ = generate(System(config=system), name="system")
+def design(board: Board, system: SystemConfig, component: wiring.Component | None = None
+           ) -> tuple[str, str]:
+    """The Verilog of a board's whole design, its top module `top`, and the places of its pins.
+
+    `component`, with the ports `receive` and `transmit`, stands for the `System` if it is given.
+    """
+    text, _ = generate(component or System(config=system), name="system")
     platform = board.platform()
     family = board.device.family
     plan = platform.prepare(Top(board.pll(system.clock_hz)), "top", toolchain=family.toolchain,
@@ -27,10 +32,11 @@ def design(board: Board, system: SystemConfig) -> tuple[str, str]:
 
 
 def build_board(board: Board, system: SystemConfig, *, seeds: Sequence[int], jobs: int = 1,
-                progress: Callable[[str], None] = lambda text: None) -> Build:
-    """Everything from the generator to the bitstream; see `build_bitstream`."""
+                progress: Callable[[str], None] = lambda text: None,
+                component: wiring.Component | None = None) -> Build:
+    """Everything from the generator to the bitstream; see `design` and `build_bitstream`."""
     progress(f"generating {system.core.name}")
-    verilog, pins = design(board, system)
+    verilog, pins = design(board, system, component)
     return build_bitstream(board.device, verilog, pins, clock_hz=system.clock_hz, seeds=seeds,
                            jobs=jobs, progress=progress)
 
@@ -45,8 +51,8 @@ def report(board: Board, system: SystemConfig, build: Build) -> dict[str, Any]:
         "meets_clock": build.best.meets,
         "sizes": dict(zip(("comb", "flip_flops", "multipliers", "block_rams"),
                           board.device.sizes, strict=True)),
-        "areas": {name: dataclasses.asdict(area) for name, area in areas
-                  if "$" not in name and name.count(".") <= 1},
+        "areas": {name.split("$")[0]: dataclasses.asdict(area) for name, area in areas
+                  if name.count(".") <= 2},
         "routed": [dataclasses.asdict(routed) for routed in build.routed]}
 
 

@@ -14,11 +14,13 @@ __all__ = ["Ecp5Pll", "GowinPll", "Ice40Pll", "Pll"]
 class Pll:
     """A PLL that comes nearest to `wanted` Hz from `source` Hz without being faster.
 
-    ValueError if the device's limits allow nothing within 5 % of it.
+    `device` is the name that Gowin's PLL is told. ValueError if the device's limits allow nothing
+    within 5 % of it.
     """
 
     source: float
     wanted: float
+    device: str = ""
 
     def settings(self) -> Iterator[tuple[float, tuple[int, ...]]]:
         """What there is: output in Hz, and the device's own numbers for it."""
@@ -88,8 +90,6 @@ class Ice40Pll(Pll):
 class GowinPll(Pll):
     """rPLL: detector 3 to 400 MHz, VCO 400 to 1200 MHz for the GW1NR-9C, 500 to 1250 for the
     GW2AR-18C (Gowin, UG286); what both can is taken."""
-
-    device = "GW1NR-9C"
 
     def settings(self) -> Iterator[tuple[float, tuple[int, ...]]]:
         afters = (2, 4, 8, *range(16, 129, 16))

@@ -1,5 +1,7 @@
 """iCEBreaker with the iCE40 UP5K; UART over its FT2232H."""
 
+from pathlib import Path
+
 from amaranth_boards.icebreaker import ICEBreakerPlatform
 from ulpcore.devices import ICE40, Device
 
@@ -11,5 +13,5 @@ ICEBREAKER = Board(
     name="icebreaker", title="iCEBreaker", platform=ICEBreakerPlatform,
     device=Device(family=ICE40, title="iCE40UP5K-SG48", options=("--up5k", "--package", "sg48"),
                   sizes=(5280, 5280, 8, 30)),
-    core="nano", memory_bytes=64 * 1024, clock_hz=12_000_000, baud=1_000_000,
-    programmer="ice40_generic")
+    core=str(Path(__file__).parent / "small.toml"), memory_bytes=64 * 1024,
+    clock_hz=12_000_000, baud=1_000_000, programmer="ice40_generic")

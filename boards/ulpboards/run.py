@@ -34,6 +34,8 @@ __all__ = ["compare_on_bus", "prepare", "run_on_board"]
 #: Seconds after which a run that has not ended is given up; the core's watchdog comes first.
 _PATIENCE = 300.0
 _PATTERN = 0xA5
+#: Bytes of which regions begin at multiples: less than usual, since memory on a device is small.
+_ALIGNMENT = 64
 
 
 def for_core(network: Network, config: CoreConfig) -> Network:
@@ -73,7 +75,7 @@ def _compiled(network: Network, config: CoreConfig, memory_bytes: int, images: i
     needed = 0
     for batch in [batch for batch in (4, 2) if batch <= images] + [1]:
         compiled = compile_network(network, config, batch)
-        needed = place(compiled).end
+        needed = place(compiled, alignment=_ALIGNMENT).end
         if needed <= memory_bytes:
             return compiled
     raise LinkError(f"{network.name} needs {needed} bytes of memory, and the board has "
@@ -92,15 +94,15 @@ def compare_on_bus(network: Network, config: CoreConfig, codes: np.ndarray, bus:
     """
     network = for_core(network, config)
     compiled = _compiled(network, config, memory_bytes, len(codes))
-    placement = place(compiled)
+    placement = place(compiled, alignment=_ALIGNMENT)
     golden_bus = ModelBus(config, placement.end)
     regions = {s: placement.segments[s] for s in (Segment.OUTPUT, Segment.WORKSPACE)}
     for one in (bus, golden_bus):
         for address, size in regions.values():
             one.write_memory(address, bytes([_PATTERN]) * size)
     ends = [time.monotonic() + _PATIENCE]
-    driver = Driver(bus, compiled, wait=lambda: _require_time(ends[0]))
-    golden = Driver(golden_bus, compiled)
+    driver = Driver(bus, compiled, wait=lambda: _require_time(ends[0]), alignment=_ALIGNMENT)
+    golden = Driver(golden_bus, compiled, alignment=_ALIGNMENT)
     outputs, expected, cycles, faults, words = [], [], [], [], 0
 
     def differing(address: int, size: int) -> int:

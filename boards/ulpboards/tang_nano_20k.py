@@ -1,4 +1,6 @@
-"""Tang Nano 20K with the GW2AR-18C; UART over its BL616."""
+"""Tang Nano 20K with the GW2AR-18C: the smallest core; UART over its BL616."""
+
+from pathlib import Path
 
 from amaranth.build import Attrs, Clock, Pins, Resource
 from amaranth.vendor import GowinPlatform
@@ -30,5 +32,5 @@ TANG_NANO_20K = Board(
     device=Device(family=GOWIN, title="GW2AR-LV18QN88C8/I7",
                   options=("--device", "GW2AR-LV18QN88C8/I7", "--vopt", "family=GW2A-18C"),
                   sizes=(20736, 15552, 48, 46), packing=("-d", "GW2A-18C")),
-    core="nano", memory_bytes=40 * 1024, clock_hz=27_000_000, baud=2_000_000,
-    programmer="tangnano20k")
+    core=str(Path(__file__).parent / "small.toml"), memory_bytes=48 * 1024,
+    clock_hz=27_000_000, baud=1_000_000, programmer="tangnano20k")

@@ -57,8 +57,9 @@ ICE40 = Family(
 
 GOWIN = Family(
     name="gowin", script="synth_gowin -noiopads",
+    # A distributed memory occupies six flip-flops' places, as nextpnr counts.
     cells={**{f"LUT{inputs}": (1, 0, 0, 0) for inputs in range(1, 5)}, "ALU": (1, 0, 0, 0),
-           "RAM16SDP4": (4, 0, 0, 0),
+           "RAM16SDP4": (4, 6, 0, 0),
            **{f"DFF{kind}": (0, 1, 0, 0)
               for kind in ("", "E", "S", "SE", "R", "RE", "P", "PE", "C", "CE")},
            "MULT9X9": (0, 0, 1, 0), "MULT18X18": (0, 0, 1, 0), "MULT36X36": (0, 0, 4, 0),
@@ -82,8 +83,6 @@ class Device:
         nextpnr's, that choose it.
     packing
         The packer's.
-    script
-        What follows Yosys's synthesis command.
     sizes
         Lookup tables, flip-flops, multipliers of 18 x 18 (16 x 16 on the iCE40) and block RAMs.
     """
@@ -93,4 +92,3 @@ class Device:
     options: tuple[str, ...]
     sizes: tuple[int, int, int, int]
     packing: tuple[str, ...] = ()
-    script: str = ""

@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from .carry_chains import fold
-from .devices import ECP5, Family
+from .devices import ECP5, GOWIN, Family
 from .floorplan import place_multipliers
 from .multiplier_registers import absorb
 from .verilog import generate
@@ -181,13 +182,26 @@ def map_verilog(work: Path, *, top: str, family: Family, netlist: Path | None = 
 
 def _map_in_one_go(work: Path, *, top: str, family: Family, netlist: Path | None
                    ) -> dict[str, Area]:
-    """With Yosys's own script for the family; the hierarchy is kept until the areas are known."""
-    script = ["read_verilog design.v", f"{family.script} -top {top} -noflatten",
-              "tee -q -o statistics.json stat -json"]
-    if netlist is not None:
-        script += ["flatten -noscopeinfo", "opt_clean", f"write_json {netlist.resolve()}"]
-    yosys(script, work)
-    return _module_areas(json.loads((work / "statistics.json").read_text()), top, family.cells)
+    """In one piece, so that nothing is left that leads nowhere, with Yosys's own script for the
+    family, and for Gowin with the lookup tables mapped for area. Blocks are told apart by the
+    names of cells, which are those of what they drive: what is at a block's outputs may count for
+    the one around it."""
+    whole = f"{family.script} -top {top}"
+    steps = [whole] if family is not GOWIN else [
+        f"{whole} -run begin:map_luts", f"abc -lut 4 -script +{_ABC_SCRIPT.replace(' ', ',')}",
+        "clean", f"{whole} -run map_cells:vout"]
+    yosys(["read_verilog design.v", *steps, "write_json -selected mapped.json"], work)
+    design = json.loads((work / "mapped.json").read_text())
+    module = design["modules"][top]
+    absorb(module)
+    (netlist or work / "netlist.json").write_text(json.dumps(design))
+    totals: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    for name, cell in module["cells"].items():
+        counts = family.cells.get(cell["type"], (0, 0, 0, 0))
+        path = [top, *name.split(".")]
+        for block in (".".join(path[1:i]) or top for i in range(1, len(path))):
+            totals[block] = [t + c for t, c in zip(totals[block], counts, strict=True)]
+    return {block: Area(*total) for block, total in totals.items()}
 
 
 def yosys(script: Sequence[str], folder: Path) -> None:

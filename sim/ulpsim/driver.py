@@ -23,7 +23,7 @@ from .training import CompiledTraining
 
 __all__ = ["Bus", "CoreError", "Driver", "ModelBus", "Placement", "place"]
 
-#: Regions of external memory begin at multiples of this many bytes.
+#: Regions of external memory begin at multiples of this many bytes, if nothing else is said.
 _ALIGNMENT = 4096
 
 
@@ -58,16 +58,18 @@ class Placement:
     end: int
 
 
-def place(compiled: Compiled | CompiledTraining, base: int = 0) -> Placement:
-    """Regions for the program and for each segment, one after the other from `base` on.
+def place(compiled: Compiled | CompiledTraining, base: int = 0,
+          alignment: int = _ALIGNMENT) -> Placement:
+    """Regions for the program and for each segment, one after the other from `base` on, each at a
+    multiple of `alignment`, which a beat of the bus must divide.
 
-    Raises ValueError if `base` is no multiple of 4096.
+    Raises ValueError if `base` is no multiple of it.
     """
-    if base % _ALIGNMENT:
-        raise ValueError(f"base must be a multiple of {_ALIGNMENT}, not {base}")
+    if base % alignment:
+        raise ValueError(f"base must be a multiple of {alignment}, not {base}")
     segments, end = {}, base + len(compiled.program) * INSTRUCTION_BYTES
     for segment, size in compiled.segment_bytes.items():
-        end = -(-end // _ALIGNMENT) * _ALIGNMENT
+        end = -(-end // alignment) * alignment
         segments[segment] = end, size
         end += size
     return Placement(base, segments, end)
@@ -86,15 +88,17 @@ class Driver:
         First byte of the external memory to be used.
     wait
         Called again and again while the core is busy, for a host that has better things to do.
+    alignment
+        As `place`'s.
 
     `cycles` holds the clock cycles of the last run of the program. Raises ValueError if the core
     is another one.
     """
 
     def __init__(self, bus: Bus, compiled: Compiled, base: int = 0,
-                 wait: Callable[[], None] = lambda: None) -> None:
+                 wait: Callable[[], None] = lambda: None, alignment: int = _ALIGNMENT) -> None:
         self.bus, self.compiled, self.wait = bus, compiled, wait
-        self.placement = place(compiled, base)
+        self.placement = place(compiled, base, alignment)
         self.cycles = 0
         for name, expected in constants(compiled.config).items():
             found = bus.read_register(BY_NAME[name].offset)

@@ -1,6 +1,7 @@
 """A board in simulation: core, memory and link in Verilator, the UART a pseudo-terminal."""
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -25,6 +26,11 @@ def build_board(component: wiring.Component) -> Path:
     text, elements = generate(component, name="top")
     driver = (Path(__file__).parent / "simulated_board.cpp").read_text()
     return build_driver(text, driver, elements)
+
+
+@functools.cache
+def _build_system(config: SystemConfig) -> Path:
+    return build_board(System(config=config))
 
 
 class SimulatedBoard:
@@ -55,7 +61,7 @@ class SimulatedBoard:
     def __init__(self, config: SystemConfig, *, one_damaged_of: int = 0, seed: int = 1,
                  unplug_after: int = 0, component: wiring.Component | None = None) -> None:
         self.config = dataclasses.replace(config, baud=config.clock_hz // DIVISOR)
-        binary = build_board(component or System(config=self.config))
+        binary = build_board(component) if component else _build_system(self.config)
         self._folder = tempfile.TemporaryDirectory()
         self._faults = Path(self._folder.name) / "faults.json"
         # The simulation ends with this process: its standard input is then closed.

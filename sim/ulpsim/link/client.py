@@ -62,7 +62,8 @@ class LinkBus:
     transport
         The bytes.
     timeout
-        Seconds without a byte after which a request is sent again, at first: it doubles each time.
+        Seconds without a byte after which a request is sent again, at first: it doubles each time,
+        up to eight times as long.
     patience
         Seconds after which an unanswered request is given up.
     progress
@@ -166,7 +167,7 @@ class LinkBus:
                                 "is powered, flashed with `ulpcore flash`, and that the port and "
                                 "--baud are its own")
             self.repeated += 1
-            timeout *= 2
+            timeout = min(2 * timeout, 8 * self.timeout)
 
     def _await(self, request: Request, fits: Callable[[Answer], bool], timeout: float,
                given_up: float) -> Answer | None:

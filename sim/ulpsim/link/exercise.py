@@ -3,8 +3,8 @@
 import dataclasses
 import random
 
-from ulpsim.link.client import LinkBus
-from ulpsim.registers import BY_NAME
+from ..registers import BY_NAME
+from .client import LinkBus
 
 __all__ = ["Tally", "exercise"]
 
