@@ -183,7 +183,7 @@ class Outbox:
 
 
 class Sender:
-    """Header, payload, CRC: `offers` says what it would send if its packet and payload do so."""
+    """Sends the header of a packet that is offered to it, its payload as it comes, and the CRC."""
 
     def __init__(self, bus_bytes: int) -> None:
         self.bus_bytes = bus_bytes
