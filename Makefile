@@ -25,8 +25,8 @@ test-torch: $(VENV)/test-torch
 	$(BIN)/pytest -n auto --dist loadfile tb/test_torch_hook.py tb/test_adacomp_study.py
 
 # The long regressions, of the core and of what stands beside it: compression and interconnect.
-SYSTEM_TESTS := $(addprefix tb/test_,$(addsuffix .py,adacomp_encoder cluster collective \
-	compression_engine compression_engine_faults compression_rows delivery proofs_deadlock \
+SYSTEM_TESTS := $(addprefix tb/test_,$(addsuffix .py,adacomp_encoder cluster collective collective_cycles \
+	compression_engine compression_engine_faults compression_rows delivery explorer_calibration proofs_deadlock \
 	proofs_interconnect router topology))
 nightly: nightly-core nightly-system
 

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 BENCHMARKS = ("arithmetic", "multiply_add", "core", "coverage", "utilisation", "resnet50",
-              "fold", "training", "accuracy", "sequences", "compression", "network")
+              "fold", "training", "accuracy", "sequences", "compression", "network",
+              "collectives")
 
 
 def main() -> int:

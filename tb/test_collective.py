@@ -3,11 +3,10 @@ it sends, every report. What comes from the left is what the golden model's left
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
-from collective_bench import MEMORY, NodeRun, model, run_node
+from collective_bench import BUFFERS, MEMORY, TABLE, NodeRun, model, random_rounds, run_node
 from ulpsim.interconnect.collective import (
     Cause,
     Collectives,
@@ -21,7 +20,6 @@ from ulpsim.interconnect.topology import Mesh, Ring, Topology, Torus
 
 RING = Ring(3, one_way=True)
 NODE = 1
-VECTOR, BUFFERS, TABLE = 0x100, 0x4008, 0xF000
 
 
 def memories(rng: np.random.Generator, count: int) -> list[np.ndarray]:
@@ -53,29 +51,6 @@ def check(topology: Topology, node: int, rounds: Sequence[Sequence[Command]],
     assert run.flits == flits_of(golden.sent[node], width)
     np.testing.assert_array_equal(run.memory, golden.memories[node])
     return run
-
-
-def random_rounds(rng: np.random.Generator, count: int, rounds: int, bus: int = 8
-                  ) -> list[list[Command]]:
-    """Commands of all kinds, whose chunks are empty, of a byte, odd, of packets and a little
-    more."""
-    result = []
-    for round_ in range(rounds):
-        operation = Operation(round_ % 4)
-        common: dict[str, Any] = {"operation": operation, "round": round_ % 64, "root":
-                                  int(rng.integers(count))}
-        lengths = rng.choice([0, 1, 3, 8, 12, 1020, 1024, 1028, 2047, 2048, 2049, 3000], count)
-        place = bus * int(rng.integers(0, 64))
-        if operation is Operation.ALL_REDUCE:
-            elements = int(rng.choice([0, 1, 2, 3, 5, 17, 256, 770, 1000, 1537]))
-            pitch = bus * -(-4 * elements // (count * bus)) + bus * int(rng.integers(0, 2))
-            fields = [{"address": VECTOR + place, "bytes": 4 * elements, "pitch": pitch}] * count
-        else:
-            fields = [{"address": BUFFERS // bus * bus + bus * int(rng.integers(0, 64)),
-                       "bytes": int(length), "pitch": 3072 + bus * int(rng.integers(0, 9)),
-                       "table": TABLE + bus * int(rng.integers(0, 9))} for length in lengths]
-        result.append([Command(**common, **own) for own in fields])
-    return result
 
 
 @pytest.mark.parametrize("stall", [False, True], ids=["flowing", "stalled"])

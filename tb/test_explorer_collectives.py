@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ulpsim.explorer import closed_forms, events, rounds
-from ulpsim.explorer.calibration import collective_cycles
 from ulpsim.explorer.collectives import (
     ALL_GATHERS,
     ALL_REDUCES,
@@ -230,26 +229,3 @@ def test_a_lost_byte_is_noticed():
     found.received[0] -= 1
     with pytest.raises(AssertionError, match="bytes were sent"):
         found.check()
-
-
-# --- cycles
-
-def test_cycles_of_collectives():
-    """In cycles, a ring of 8 with links of 4 bytes: a message of 512 bytes takes 128 and 3."""
-    assert collective_cycles("ring", 8, "all-reduce", "ring", 4096, link_bytes=4,
-                             hop_cycles=3) == 14 * 131
-    assert collective_cycles("ring", 8, "all-gather", "ring", 512, link_bytes=4, hop_cycles=3,
-                             packet_bytes=64, header_bytes=8) == 7 * 147
-    assert collective_cycles("torus", 16, "broadcast", "halving", 400, link_bytes=4,
-                             hop_cycles=3) == 4 * 100 + (2 + 1 + 2 + 1) * 3
-
-
-@pytest.mark.parametrize(("arguments", "message"), [
-    (("fat-tree", 8, "all-reduce", "ring", 64), "topology must be one of ring"),
-    (("ring", 17, "all-reduce", "ring", 64), "n must be from 1 to 16, not 17"),
-    (("ring", 8, "scatter", "ring", 64), "collective must be all-reduce"),
-    (("ring", 8, "all-reduce", "ring", [64] * 8), "takes one size"),
-])
-def test_what_has_no_cycles_is_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        collective_cycles(*arguments, link_bytes=4, hop_cycles=3)
