@@ -13,7 +13,7 @@ from amaranth.lib.wiring import In, Out
 from ulpboards.build import build_board, flash_board, report, warnings, written
 from ulpboards.catalogue import BOARDS, find_board
 from ulpboards.clocks import Ecp5Pll, GowinPll, Ice40Pll
-from ulpcore.bitstream import Build, BuildError, Routed, build_bitstream
+from ulpcore.bitstream import Build, BuildError, Routed, build_bitstream, synthesise_for
 from ulpcore.cli import main
 from ulpcore.link.coreless import Coreless
 from ulpcore.link.uart import UartReceiver, UartTransmitter
@@ -153,6 +153,26 @@ def test_a_design_that_does_not_fit_is_refused_with_counts(name, monkeypatch):
     with pytest.raises(BuildError, match=rf"does not fit the {device.title}: it takes \d+ lookup "
                        r"tables of 10, 32 flip-flops of 20; choose a smaller core"):
         build_bitstream(device, COUNTER, "", clock_hz=1e6)
+
+
+ELEMENTS = """
+module some_element(input clk, input signed [8:0] a, b, output reg signed [17:0] p);
+    always @(posedge clk) p <= a * b;
+endmodule
+module top(input clk, input signed [8:0] a, b, output signed [17:0] p, q);
+    some_element element(clk, a, b, p);
+    assign q = a * b;
+endmodule
+"""
+
+
+@pytest.mark.parametrize(("multipliers", "found"), [(2, 2), (1, 1)])
+def test_an_ecp5_with_too_few_multipliers_makes_those_of_elements_of_tables(multipliers, found):
+    device = find_board("orangecrab").device
+    device = dataclasses.replace(device, sizes=(*device.sizes[:2], multipliers, 0))
+    _, areas = synthesise_for(device, ELEMENTS, "top")
+    assert areas["top"].multipliers == found
+    assert (areas["some_element"].comb > 100) == (found == 1)
 
 
 def test_a_missing_package_is_named(monkeypatch):

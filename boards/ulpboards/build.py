@@ -3,18 +3,19 @@
 import dataclasses
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from amaranth.lib import wiring
 from ulpcore.bitstream import Build, BuildError, build_bitstream, write_files
 from ulpcore.link.system import System, SystemConfig
+from ulpcore.synthesis import Area
 from ulpcore.verilog import generate
 
 from .board import Board, Top
 
-__all__ = ["build_board", "design", "flash_board", "report", "warnings", "written"]
+__all__ = ["blocks", "build_board", "design", "flash_board", "report", "warnings", "written"]
 
 
 def design(board: Board, system: SystemConfig, component: wiring.Component | None = None
@@ -41,9 +42,15 @@ def build_board(board: Board, system: SystemConfig, *, seeds: Sequence[int], job
                            jobs=jobs, progress=progress)
 
 
+def blocks(areas: Mapping[str, Area]) -> dict[str, dict[str, int]]:
+    """Of the areas by module those of blocks, for JSON, the largest first."""
+    ordered = sorted(areas.items(), key=lambda item: -item[1].comb)
+    return {name.split("$")[0]: dataclasses.asdict(area) for name, area in ordered
+            if name.count(".") <= 2}
+
+
 def report(board: Board, system: SystemConfig, build: Build) -> dict[str, Any]:
     """What a build came to, for JSON: sizes, areas by block (largest first), clocks by seed."""
-    areas = sorted(build.areas.items(), key=lambda item: -item[1].comb)
     return {
         "board": board.name, "device": board.device.title, "config": system.core.name,
         "configuration": system.core.fingerprint, "memory_bytes": system.memory_bytes,
@@ -51,8 +58,7 @@ def report(board: Board, system: SystemConfig, build: Build) -> dict[str, Any]:
         "meets_clock": build.best.meets,
         "sizes": dict(zip(("comb", "flip_flops", "multipliers", "block_rams"),
                           board.device.sizes, strict=True)),
-        "areas": {name.split("$")[0]: dataclasses.asdict(area) for name, area in areas
-                  if name.count(".") <= 2},
+        "areas": blocks(build.areas),
         "routed": [dataclasses.asdict(routed) for routed in build.routed]}
 
 

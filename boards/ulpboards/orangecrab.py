@@ -28,5 +28,5 @@ ORANGECRAB = Board(
     device=Device(family=ECP5, title="LFE5U-25F-8MG285C",
                   options=("--25k", "--package", "CSFBGA285", "--speed", "8"),
                   sizes=(24288, 24288, 28, 56), packing=("--compress",)),
-    core=str(Path(__file__).parent / "crab.toml"), memory_bytes=40 * 1024, clock_hz=48_000_000,
+    core=str(Path(__file__).parent / "crab.toml"), memory_bytes=48 * 1024, clock_hz=48_000_000,
     baud=1_000_000, programmer="orangeCrab")

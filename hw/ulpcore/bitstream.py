@@ -61,18 +61,24 @@ class Build:
 
 
 def synthesise_for(device: Device, verilog: str, top: str) -> tuple[bytes, dict[str, Area]]:
-    """The netlist for nextpnr, as JSON, and the area of each module. Cached."""
+    """The netlist for nextpnr, as JSON, and the area of each module. Cached.
+
+    Where an ECP5 has too few multipliers those of the array's elements are made of lookup tables.
+    """
     _require("pyosys")
     recipe = hashlib.sha256()
     for name in ("synthesis.py", "carry_chains.py", "multiplier_registers.py", "devices.py"):
         recipe.update((Path(__file__).parent / name).read_bytes())
-    with built("netlist", verilog, top, device.family.name, recipe.digest(),
+    with built("netlist", verilog, top, device.family.name, str(device.sizes[2]), recipe.digest(),
                importlib.metadata.version("pyosys")) as (folder, complete):
         if not complete:
             (folder / "design.v").write_text(verilog)
+            netlist = folder / "netlist.json"
             try:
-                areas = map_verilog(folder, top=top, family=device.family,
-                                    netlist=folder / "netlist.json")
+                areas = map_verilog(folder, top=top, family=device.family, netlist=netlist)
+                if device.family is ECP5 and areas[top].multipliers > device.sizes[2]:
+                    areas = map_verilog(folder, top=top, family=ECP5, netlist=netlist,
+                                        soft_elements=True)
             except RuntimeError as error:
                 raise BuildError(str(error)) from error
             (folder / "areas.json").write_text(json.dumps(

@@ -101,9 +101,17 @@ class Registered(wiring.Component):
         return m
 
 
+#: Before the recipe: what leaves the multipliers of the array's elements to lookup tables.
+_SOFT = """
+proc *_element
+wreduce *_element
+booth *_element
+"""
+
 _RECIPE = """
 read_verilog -lib -specify +/lattice/cells_sim_ecp5.v +/lattice/cells_bb_ecp5.v
 hierarchy -check -top {top}
+{soft}
 synth_ecp5 -top {top} -noflatten -run begin:map_luts
 abc -lut 4 -script +{script}
 clean
@@ -155,15 +163,19 @@ def synthesise(component: wiring.Component, *, name: str, netlist: Path | None =
     return _module_areas(statistics, name, ECP5.cells)
 
 
-def map_verilog(work: Path, *, top: str, family: Family, netlist: Path | None = None
-                ) -> dict[str, Area]:
-    """Synthesise `design.v` in the folder `work` for a family of devices; areas as `synthesise`."""
+def map_verilog(work: Path, *, top: str, family: Family, netlist: Path | None = None,
+                soft_elements: bool = False) -> dict[str, Area]:
+    """Synthesise `design.v` in the folder `work` for a family of devices; areas as `synthesise`.
+
+    `soft_elements`, for the ECP5: the array's multipliers are made of lookup tables.
+    """
     if family is not ECP5:
         return _map_in_one_go(work, top=top, family=family, netlist=netlist)
     (work / "map.abc").write_text("\n".join(_ABC_SCRIPT.split("; ")) + "\n")
     yosys(["read_verilog design.v",
-           *_RECIPE.format(top=top, script=_ABC_SCRIPT.replace(" ", ","))
-           .strip().splitlines(),
+           *filter(None, _RECIPE.format(
+               top=top, script=_ABC_SCRIPT.replace(" ", ","),
+               soft=_SOFT if soft_elements else "").splitlines()),
            "write_json -selected mapped.json"], work)
     mapped = json.loads((work / "mapped.json").read_text())
     for module in mapped["modules"].values():
