@@ -134,18 +134,18 @@ def test_everything_is_sent(rng: np.random.Generator) -> None:
         assert sum(map(len, run.layers[0].packets)) > 50_000
 
 
-def test_long_runs_of_nothing(rng: np.random.Generator) -> None:
+@EACH_LANES
+def test_long_runs_of_nothing(lanes: int, rng: np.random.Generator) -> None:
     """Skips of every length, around the longest that a word of 8 bits spans."""
-    for lanes in LANES:
-        jobs = []
-        for bin_size in (1, 2, 3, 5, 16, 50, 64):
-            g = np.zeros(30_000, np.float32)
-            at = np.cumsum(rng.choice([1, 2, 62, 63, 64, 65, 66, 127, 128, 129, 200], 200)
-                           * bin_size + rng.integers(-1, 2, 200))
-            g[at[(at >= 0) & (at < len(g))]] = 0.25
-            jobs.append(LayerJob(np.zeros(len(g), np.int32), g, Settings(bin_size, 2, 16),
-                                 layer=bin_size))
-        check(lanes, jobs)
+    jobs = []
+    for bin_size in (1, 2, 3, 5, 16, 50, 64):
+        g = np.zeros(30_000, np.float32)
+        at = np.cumsum(rng.choice([1, 2, 62, 63, 64, 65, 66, 127, 128, 129, 200], 200)
+                       * bin_size + rng.integers(-1, 2, 200))
+        g[at[(at >= 0) & (at < len(g))]] = 0.25
+        jobs.append(LayerJob(np.zeros(len(g), np.int32), g, Settings(bin_size, 2, 16),
+                             layer=bin_size))
+    check(lanes, jobs)
 
 
 def test_several_steps_of_training(rng: np.random.Generator) -> None:

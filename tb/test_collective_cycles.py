@@ -40,7 +40,7 @@ def test_cluster_in_rtl(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize(("topology", "options"), [
-    (Ring(3), {}),
+    pytest.param(Ring(3), {}, marks=pytest.mark.nightly),
     pytest.param(Ring(4, one_way=True), {}, marks=pytest.mark.nightly),
     pytest.param(Mesh(2, 2), {"shared": True}, marks=pytest.mark.nightly),
     pytest.param(Ring(3), {"width": 256, "largest": 64}, marks=pytest.mark.nightly),
