@@ -139,18 +139,23 @@ def _solve(design: str, assertions: list[str], timeout: int) -> z3.Solver:
     return solver
 
 
+def convert(module: Module, inputs: list[Value], script: str, folder: Path) -> None:
+    """Run Yosys's steps on the module, which is `design.il` in the folder."""
+    (folder / "design.il").write_text(rtlil.convert(module, name="top", ports=inputs))
+    # In a process of its own: Yosys prints what it does, and ends the process at an error.
+    yosys = subprocess.run([sys.executable, "-c", "from pyosys import libyosys as yosys\n"
+                            f"design = yosys.Design()\nfor step in {script!r}.split('; '):\n"
+                            "    yosys.run_pass(step, design)"],
+                           cwd=folder, check=False, capture_output=True, text=True)
+    assert yosys.returncode == 0, f"Yosys failed:\n{(yosys.stdout + yosys.stderr)[-2000:]}"
+
+
 def _translate(module: Module, inputs: list[Value], options: str = "") -> str:
     """The module's states and transitions in the SMT-LIB language."""
     script = _SCRIPT.format(options=options)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "design.il").write_text(rtlil.convert(module, name="top", ports=inputs))
-        # In a process of its own: Yosys prints what it does, and ends the process at an error.
-        yosys = subprocess.run([sys.executable, "-c", "from pyosys import libyosys as yosys\n"
-                        f"design = yosys.Design()\nfor step in {script!r}.split('; '):\n"
-                        "    yosys.run_pass(step, design)"],
-                       cwd=folder, check=False, capture_output=True, text=True)
-        assert yosys.returncode == 0, f"Yosys failed:\n{(yosys.stdout + yosys.stderr)[-2000:]}"
+        convert(module, inputs, script, folder)
         design = (folder / "design.smt2").read_text()
     assert "; yosys-smt2-assert" in design, "a proof must have an assertion"
     return design

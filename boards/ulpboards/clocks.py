@@ -1,5 +1,6 @@
 """Clocks from the PLLs of the devices: which settings, and the instance."""
 
+import abc
 import dataclasses
 import itertools
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ __all__ = ["Ecp5Pll", "GowinPll", "Ice40Pll", "Pll"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Pll:
+class Pll(abc.ABC):
     """A PLL that comes nearest to `wanted` Hz from `source` Hz without being faster.
 
     `device` is the name that Gowin's PLL is told. ValueError if the device's limits allow nothing
@@ -22,9 +23,9 @@ class Pll:
     wanted: float
     device: str = ""
 
+    @abc.abstractmethod
     def settings(self) -> Iterator[tuple[float, tuple[int, ...]]]:
         """What there is: output in Hz, and the device's own numbers for it."""
-        raise NotImplementedError
 
     @property
     def best(self) -> tuple[float, tuple[int, ...]]:
@@ -39,9 +40,9 @@ class Pll:
         """Hz."""
         return self.best[0]
 
+    @abc.abstractmethod
     def instance(self, source: Any, clock: Any, locked: Any) -> Instance:
         """The device's PLL from the signal `source` to `clock`."""
-        raise NotImplementedError
 
 
 class Ecp5Pll(Pll):

@@ -44,6 +44,7 @@ def open_port(name: str, baud: int) -> Iterator[SerialPort]:
     missing.
     """
     try:
+        # Of the extra `board`: all else here works without it.
         import serial  # type: ignore[import-not-found]
     except ImportError as error:
         raise LinkError("a board needs the package pyserial: pip install ulpcore[board]") from error

@@ -1,6 +1,7 @@
 """A core, its memory and the link to a host: everything on a board but its clock and pins."""
 
 import dataclasses
+from typing import Any
 
 from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
@@ -78,14 +79,19 @@ class System(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
-        m.submodules.core = core = Core(config=config.core)
         m.submodules.memory = memory = OnChipMemory(masters=2, size=config.memory_bytes)
+        registers = self.add_core(m, memory)
         m.submodules.link = link = HostLink(divisor=config.divisor,
                                             identity=identity_words(config))
-        wiring.connect(m, core.read, memory.read[0])
-        wiring.connect(m, core.write, memory.write[0])
         wiring.connect(m, link.read, memory.read[1])
         wiring.connect(m, link.write, memory.write[1])
-        wiring.connect(m, link.registers, core.registers)
+        wiring.connect(m, link.registers, registers)
         m.d.comb += [link.receive.eq(self.receive), self.transmit.eq(link.transmit)]
         return m
+
+    def add_core(self, m: Module, memory: OnChipMemory) -> Any:
+        """Put the core beside the memory, as its first master; the registers."""
+        m.submodules.core = core = Core(config=self.config.core)
+        wiring.connect(m, core.read, memory.read[0])
+        wiring.connect(m, core.write, memory.write[0])
+        return core.registers
