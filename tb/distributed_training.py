@@ -6,7 +6,9 @@ FOLDER/job.json says what is to be done; FOLDER/rank0.npz, ... hold what came of
 """
 
 import copy
+import faulthandler
 import json
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -21,6 +23,7 @@ from ulpsim.compression.torch_hook import AdaCompState, adacomp_hook
 
 BATCH = 6
 RATE = 0.05
+PATIENCE = 200                     # seconds, after which a rank says where it stands, and ends
 
 
 class Network(nn.Module):
@@ -91,6 +94,7 @@ def _error(action: Any) -> str:
 
 
 def main(folder: Path, rank: int) -> None:
+    faulthandler.dump_traceback_later(PATIENCE, exit=True)
     job = json.loads((folder / "job.json").read_text())
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
@@ -184,3 +188,6 @@ def main(folder: Path, rank: int) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), int(sys.argv[2]))
+    # Threads of PyTorch that still hold Python's objects can stop an interpreter from ending.
+    sys.stdout.flush()
+    os._exit(0)

@@ -28,6 +28,7 @@ def test_missing_torch_is_named_with_the_extra() -> None:
 try:
     import torch
     from distributed_training import (
+        PATIENCE,
         Poison,
         loss_of,
         make_network,
@@ -56,9 +57,9 @@ def run(folder: Path, ranks: int, seed: int, **changes: Any) -> list[dict[str, A
                                   env=environment, stdout=subprocess.PIPE,
                                   stderr=subprocess.STDOUT, text=True) for rank in range(ranks)]
     try:
-        for process in processes:
-            output, _ = process.communicate(timeout=240)
-            assert process.returncode == 0, output
+        for rank, process in enumerate(processes):
+            output, _ = process.communicate(timeout=PATIENCE + 40)
+            assert process.returncode == 0, f"rank {rank}: {output}"
     finally:
         for process in processes:
             process.kill()
