@@ -18,6 +18,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # All but the long regressions simulate a model for less time than it takes to compile it.
+    if config.getoption("markexpr") != "nightly":
+        os.environ.setdefault("ULPCORE_OPTIMISATION", "1")
     path = config.getoption("--results")
     # With xdist the workers report to the process that was called.
     if path is not None and not hasattr(config, "workerinput"):

@@ -2,7 +2,8 @@
 
 Built models are kept in a cache folder (`ULPCORE_CACHE`, by default `~/.cache/ulpcore`) under a
 hash of everything that they were built from, guarded by a lock, so that a model is built once
-however many tests, processes or sessions use it.
+however many tests, processes or sessions use it. `ULPCORE_OPTIMISATION` is g++'s level, 2 by
+default: with 1 models are compiled in two thirds of the time and run slower, which suits tests.
 """
 
 import contextlib
@@ -275,7 +276,8 @@ def build_driver(text: str, driver: str, elements: Sequence[str]) -> Path:
     """
     verilator, environment = verilator_command()
     options, control = _options(elements)
-    with built("vectors", text, driver, control, " ".join(options)) as (folder, complete):
+    with built("vectors", text, driver, control, " ".join(options), *_optimisation()
+               ) as (folder, complete):
         if not complete:
             (folder / "top.v").write_text(text)
             (folder / "driver.cpp").write_text(driver)
@@ -287,9 +289,13 @@ def build_driver(text: str, driver: str, elements: Sequence[str]) -> Path:
         return folder / "model" / "model"
 
 
-#: What runs once, at the start, is most of the text of a large model: not optimised, it is compiled
-#: in a twentieth of the time.
-_OPTIMISATION = ("OPT_FAST=-O2", "OPT_GLOBAL=-O2")
+def _optimisation() -> tuple[str, str]:
+    """make's variables. What runs once, at the start, is most of the text of a large model: not
+    optimised, it is compiled in a twentieth of the time."""
+    level = os.environ.get("ULPCORE_OPTIMISATION", "2")
+    if level not in ("0", "1", "2", "3"):
+        raise SimulationError(f"ULPCORE_OPTIMISATION must be 0, 1, 2 or 3, not {level!r}")
+    return f"OPT_FAST=-O{level}", f"OPT_GLOBAL=-O{level}"
 
 
 def _make(model: Path, environment: Mapping[str, str]) -> None:
@@ -298,14 +304,15 @@ def _make(model: Path, environment: Mapping[str, str]) -> None:
     Its runtime library, which takes longer than a small model, is compiled once for all models
     that want it the same.
     """
-    make = ["make", "-s", "-C", str(model), "-f", "Vtop.mk", "-j", "2", *_OPTIMISATION]
+    optimisation = _optimisation()
+    make = ["make", "-s", "-C", str(model), "-f", "Vtop.mk", "-j", "2", *optimisation]
     switches, _, classes = (model / "Vtop_classes.mk").read_text().partition("### Object file")
     flags = (model / "Vtop.mk").read_text().partition("# User CFLAGS")[2].partition("\n\n")[0]
     runtime = [f"{name}.o" for name in classes.partition("VM_GLOBAL_FAST")[2].split()
                if name.startswith("verilated")]
     switches = re.sub("VM_PARALLEL_BUILDS = .", "", switches)
     with built("runtime", environment["VERILATOR_ROOT"], switches, flags, *runtime,
-                *_OPTIMISATION) as (kept, complete):
+                *optimisation) as (kept, complete):
         if not complete:
             _run([*make, *runtime], env=environment)
             for name in runtime:
@@ -351,7 +358,7 @@ def build_cocotb(sources: Mapping[str, str], *, top: str, elements: Sequence[str
     if timing:
         arguments += ["--timing", "-CFLAGS", "-std=gnu++20"]
     key = [f"{name}\0{text}" for name, text in sorted(sources.items())]
-    with built("cocotb", *key, control, *arguments) as (folder, complete):
+    with built("cocotb", *key, control, *arguments, *_optimisation()) as (folder, complete):
         if not complete:
             for name, text in sources.items():
                 (folder / name).write_text(text)
