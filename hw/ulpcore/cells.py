@@ -1,8 +1,9 @@
 """Standard cells: area and timing of a component on the 180 nm library of OSU.
 
 Yosys maps to the library of Debian's package `qflow-tech-osu018` (1.8 V, 25 degrees, typical);
-OpenSTA, Debian's `opensta`, gives the timing; for power see `power`. There are no wires: nothing is placed, so the
-load of a net is that of the pins on it, and the clock has no tree. Areas are those of the cells.
+OpenSTA, Debian's `opensta`, gives the timing; for power see `power`. There are no wires: nothing
+is placed, so the load of a net is that of the pins on it, and the clock has no tree. Areas are
+those of the cells.
 """
 
 import dataclasses
