@@ -117,6 +117,8 @@ def _parser() -> argparse.ArgumentParser:
                      help="of the interconnect (a cluster, guard, sender and receiver), not a core")
     add_cluster(sub)
     sub = command("report", _report, "Synthesise for the ECP5: area by block.")
+    sub.add_argument("--html", type=Path, metavar="FILE",
+                     help="write a page of what was measured before instead: area, clock, energy")
     sub.add_argument("--route", action="store_true",
                      help="also place and route for the clock frequency (tens of minutes)")
     sub.add_argument("--seed", type=int, default=1, help="nextpnr's seed (default: 1)")
@@ -321,6 +323,12 @@ def _report(options: argparse.Namespace) -> int:
     from .synthesis import measure
 
     config = load_config(options.config)
+    if options.html is not None:
+        from .report import report_page
+
+        options.html.write_text(report_page(config), encoding="utf-8")
+        print(json.dumps({"file": str(options.html)}) if options.json else f"wrote {options.html}")
+        return 0
     with Console(stderr=True).status("") as status:
         figures = measure(Core(config=config), name=config.name, progress=status.update,
                           seeds=[options.seed] if options.route else [],

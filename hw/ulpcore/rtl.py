@@ -74,7 +74,8 @@ class MemoryModel:
 
 def run_jobs(config: CoreConfig, memory: np.ndarray, jobs: Sequence[Job], *,
              model: MemoryModel | None = None,
-             progress: Callable[[int], None] = lambda more: None
+             progress: Callable[[int], None] = lambda more: None,
+             extra: Mapping[str, str] | None = None, plusargs: Sequence[str] = ()
              ) -> tuple[list[JobResult], np.ndarray]:
     """Run jobs one after another on one core.
 
@@ -85,6 +86,8 @@ def run_jobs(config: CoreConfig, memory: np.ndarray, jobs: Sequence[Job], *,
         An access beyond its end is answered with DECERR.
     progress
         Called with how many jobs have finished since the last call, from another thread.
+    extra, plusargs
+        More Verilog for the simulation, texts by file name, and arguments for it.
 
     Returns the results and what the memory holds at the end. Raises SimulationError when the
     simulation itself fails, a job hangs, or the core's registers contradict each other.
@@ -93,7 +96,7 @@ def run_jobs(config: CoreConfig, memory: np.ndarray, jobs: Sequence[Job], *,
     if memory.dtype != np.uint8 or memory.ndim != 1 or len(memory) % config.bus_bytes:
         raise ValueError("memory must be a vector of uint8 whose length is a multiple of "
                          f"{config.bus_bytes}, not {memory.dtype} of shape {memory.shape}")
-    simulation = build(config)
+    simulation = build(config, tuple((extra or {}).items()))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         words = memory.view("<u4")
@@ -103,7 +106,7 @@ def run_jobs(config: CoreConfig, memory: np.ndarray, jobs: Sequence[Job], *,
              "segments": {s.name: list(job.segments.get(s, (0, 0))) for s in Segment}}
             for job in jobs]))
         plusargs = [f"+words={len(words)}", f"+latency={model.latency}",
-                    f"+stall_seed={model.stall_seed or 0}"]
+                    f"+stall_seed={model.stall_seed or 0}", *plusargs]
         finished = threading.Event()
         watcher = threading.Thread(target=_watch, args=(folder, finished, progress))
         watcher.start()
@@ -122,11 +125,13 @@ def run_jobs(config: CoreConfig, memory: np.ndarray, jobs: Sequence[Job], *,
 
 
 @functools.lru_cache
-def build(config: CoreConfig) -> Path:
-    """Generate the core and build it with its harness (cached); the folder of the model."""
+def build(config: CoreConfig, extra: tuple[tuple[str, str], ...] = ()) -> Path:
+    """Generate the core and build it with its harness, and with `extra` Verilog by file name
+    (cached); the folder of the model."""
     text, elements = generate(Core(config=config), name="core")
     sources = {"core.v": text,
-               **{name: (_HERE / name).read_text() for name in ("memory.v", "harness.v")}}
+               **{name: (_HERE / name).read_text() for name in ("memory.v", "harness.v")},
+               **dict(extra)}
     return build_cocotb(sources, top="harness", elements=elements, timing=True, public=False,
                         parameters={"BUS_BYTES": config.bus_bytes})
 
