@@ -6,9 +6,8 @@ toggle of an input that has a table of its own (D of a flip-flop) that. Each cyc
 takes C V^2 and each clock pin its internal energy twice, rising and falling. There are no wires and
 no tree for the clock, and no glitches: toggles are those of settled values.
 
-OpenSTA of 2019, Debian's, cannot do this: it ignores the activity of pins, counts what a rising and
-a falling output take together for each of them, and what a flip-flop's output takes at each edge of
-the clock. `docs/power.md` has the comparison.
+The power that OpenSTA of 2019, Debian's, reports is not used: it took no activity of inner nets,
+and seems to count some energies twice (`docs/power.md`).
 """
 
 import dataclasses
