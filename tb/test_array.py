@@ -129,7 +129,7 @@ def random_tile(config: CoreConfig, bias: int, rng: np.random.Generator) -> Tile
                 pause=int(rng.integers(0, 4) if rng.random() < 0.3 else 0))
 
 
-@pytest.mark.parametrize("name", nightly_but("edge nano lanes float_binary folded_float three",
+@pytest.mark.parametrize("name", nightly_but("edge nano float_binary folded_float",
                                              CONFIGS))
 def test_tiles_follow_each_other(name: str, rng: np.random.Generator) -> None:
     config = CONFIGS[name]

@@ -40,6 +40,7 @@ def test_learners(nodes: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     check(summary)
 
 
+@pytest.mark.nightly
 def test_differences_are_found(monkeypatch: pytest.MonkeyPatch,
                                capsys: pytest.CaptureFixture[str]) -> None:
     """A bit of one replica's sum is enough."""

@@ -90,7 +90,8 @@ def golden(config: CoreConfig, placed: Placed) -> tuple[np.ndarray, list[tuple[C
     EDGE, NANO, *(pytest.param(c, marks=pytest.mark.nightly) for c in (FOLDED_NANO, WIDE, FOLDED))],
     ids=lambda c: c.name)
 @pytest.mark.parametrize(("latency", "count"), [
-    (2, 40), (16, 40), (77, 40), pytest.param(31, 600, marks=pytest.mark.nightly)])
+    (2, 40), (16, 40), *(pytest.param(*many, marks=pytest.mark.nightly)
+                         for many in ((77, 40), (31, 600)))])
 def test_random_programs_words_and_cycles(config, latency, count, seed):
     first = 10_000 * seed + 1000 * latency
     compare(config, place_random(config, range(first, first + count)), latency)

@@ -389,7 +389,7 @@ def _check_instructions(machine: Machine, instructions: Sequence[Instruction],
             f"{machine.activations[wrong[0]]:#06x} ({len(wrong)} slots differ)")
 
 
-@pytest.mark.parametrize("name", nightly_but("edge nano folded_four binary fourfold_nano",
+@pytest.mark.parametrize("name", nightly_but("edge nano binary fourfold_nano",
                                              _CONFIGS))
 def test_random_instructions(rng: np.random.Generator, name: str) -> None:
     """Every output format with every residual format and none, every pool, in random order; every
@@ -556,7 +556,7 @@ def _fault_cases(config: CoreConfig) -> list[tuple[dict, Cause]]:
     return cases
 
 
-@pytest.mark.parametrize("name", nightly_but("edge nano folded_four binary fourfold_nano",
+@pytest.mark.parametrize("name", nightly_but("edge nano binary fourfold_nano",
                                              _CONFIGS))
 def test_faults(rng: np.random.Generator, name: str) -> None:
     """Every rule at its limit. The cause, one pulse, no write beyond, nothing more until reset."""
