@@ -26,7 +26,7 @@ test-torch: $(VENV)/test-torch
 
 # The long regressions, of the core and of what stands beside it: compression and interconnect.
 SYSTEM_TESTS := $(addprefix tb/test_,$(addsuffix .py,adacomp_encoder cluster collective collective_cycles \
-	compression_engine compression_engine_faults compression_rows delivery explorer_calibration proofs_deadlock \
+	compression_engine compression_engine_faults compression_rows core_cluster delivery explorer_calibration proofs_deadlock \
 	proofs_interconnect router topology))
 nightly: nightly-core nightly-system
 

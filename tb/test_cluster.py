@@ -56,6 +56,7 @@ def test_differences_are_found(monkeypatch: pytest.MonkeyPatch,
     assert "bytes 1, flits 0, elements 1" in capsys.readouterr().out
 
 
+@pytest.mark.nightly
 def test_a_node_that_does_not_come() -> None:
     """Node 1 is given no command: node 0 says so, and goes on to its next one."""
     barrier = NodeStep(collective.Command(collective.Operation.BARRIER, patience=500))

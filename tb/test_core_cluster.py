@@ -37,6 +37,8 @@ TOPOLOGY = Mesh(2, 2)
 PATIENCE, CUT = 3000, 6000
 OPTIONS = {"config": CONFIG, "topology": TOPOLOGY, "largest": 256, "patience": CUT}
 HALT = Instruction("HALT")
+#: The model of four cores takes two minutes to build.
+in_rtl = pytest.mark.nightly
 #: Of a node's part of the memory: its segments, by their numbers.
 PART, SIZE = 1 << 15, 1 << 12
 AT = {Segment.PARAMETERS: 1 << 12, Segment.INPUT: 2 << 12, Segment.OUTPUT: 3 << 12,
@@ -135,6 +137,7 @@ def ended(run: CoreRun, first: int, count: int) -> list[Report]:
     return [dataclasses.replace(report, cycles=0) for report in found]
 
 
+@in_rtl
 @pytest.mark.parametrize(("latency", "stall_seed"), [(16, 0), (30, 5)])
 def test_programs(latency: int, stall_seed: int, rng: np.random.Generator) -> None:
     """Every byte of memory, every flit and every core's end as the golden model has it; twice, from
@@ -161,6 +164,7 @@ def who(completion: Completion) -> Report:
     return Report(Cause.COLLECTIVE, 0, exchange.detail(completion), 0)
 
 
+@in_rtl
 def test_a_node_that_stalls_for_ever(rng: np.random.Generator) -> None:
     """Node 2 never starts. All others time out and name it, and are no worse for it; the guard cuts
     it off and reports it. Reset and connected again, it takes part in the next exchange."""
@@ -205,6 +209,7 @@ def test_a_node_that_stalls_for_ever(rng: np.random.Generator) -> None:
         assert np.array_equal(run.memories[0][part], final[part]), node
 
 
+@in_rtl
 def test_a_node_in_reset(rng: np.random.Generator) -> None:
     """Node 1 is reset at many moments of an exchange, with bursts and packets under way, and held:
     it is reported at once; the others end with a cause, or have finished; each time all take part
@@ -250,6 +255,7 @@ def test_a_node_in_reset(rng: np.random.Generator) -> None:
     assert np.array_equal(run.memories[0], final)
 
 
+@in_rtl
 def test_a_core_that_is_reset_by_its_register(rng: np.random.Generator) -> None:
     """A core that waits in a barrier for ever comes to rest at once, and works again."""
     memory = memory_of(rng)
@@ -264,6 +270,7 @@ def test_a_core_that_is_reset_by_its_register(rng: np.random.Generator) -> None:
     assert all(report.cause is Cause.NONE for report in ended(run, len(accesses) - 17, COUNT))
 
 
+@in_rtl
 def test_registers() -> None:
     """All of the cluster's own: what they hold, what can be written; pages, and what is not there.
     """
