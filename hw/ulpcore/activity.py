@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .cells import Netlist, require_library
 from .liberty import read_liberty
-from .simulation import _ports
+from .simulation import port_widths
 
 __all__ = ["Activity", "replay"]
 
@@ -124,7 +124,7 @@ def replay(netlist: Netlist, component: wiring.Component, ports: Mapping[str, np
 
     Raises ValueError when `first` leaves no cycles, or a port is missing.
     """
-    in_ports, out_ports = _ports(component)
+    in_ports, out_ports = port_widths(component)
     for name in (*in_ports, *out_ports):
         if name not in ports:
             raise ValueError(f"ports must hold {name!r}, not {', '.join(ports)} alone")

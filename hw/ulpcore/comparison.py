@@ -14,7 +14,7 @@ from ulpsim.sequences.compiler import CompiledSequences
 
 from .rtl import Job, JobResult, MemoryModel, run_jobs
 
-__all__ = ["Comparison", "CompiledRun", "compare_compiled"]
+__all__ = ["Comparison", "CompiledRun", "compare_compiled", "lay_out"]
 
 _PAGE = 4096
 
@@ -52,7 +52,7 @@ def compare_compiled(compiled: Compiled | CompiledSequences, batches: Sequence[b
     stalls at random). `progress` is called with the number of runs done since the last call.
     """
     config = compiled.config
-    memory, jobs = _lay_out(compiled, batches)
+    memory, jobs = lay_out(compiled, batches)
     golden = memory.copy()
     causes = _golden(config, compiled, golden, jobs)
     results, final = run_jobs(config, memory, jobs, model=model, progress=progress)
@@ -75,8 +75,8 @@ def _aligned(size: int) -> int:
     return -(-size // _PAGE) * _PAGE
 
 
-def _lay_out(compiled: Compiled | CompiledSequences, batches: Sequence[bytes]
-             ) -> tuple[np.ndarray, list[Job]]:
+def lay_out(compiled: Compiled | CompiledSequences, batches: Sequence[bytes]
+            ) -> tuple[np.ndarray, list[Job]]:
     """External memory with program, parameters, inputs and room for outputs; a job a batch."""
     placement, sizes = place(compiled), compiled.segment_bytes
     first_input = _aligned(placement.end)

@@ -9,10 +9,10 @@ from amaranth.lib import wiring
 from ulpsim.compiler import Compiled
 from ulpsim.isa import Cause
 
-from .comparison import _lay_out
+from .comparison import lay_out
 from .rtl import MemoryModel, run_jobs
-from .simulation import SimulationError, _ports
-from .verilog import _mark_used
+from .simulation import SimulationError, port_widths
+from .verilog import mark_used
 
 __all__ = ["record", "recorder"]
 
@@ -24,12 +24,12 @@ def recorder(blocks: Mapping[str, wiring.Component]) -> str:
     the file of the plusarg `record`, from cycle `record_first` on, for `record_cycles`.
 
     `blocks` are components by where they stand in the core, for example `array.element_3_3`. Their
-    ports stand in the line in the order of `_ports`, inputs then outputs, the last one first.
+    ports stand in the line in the order of `port_widths`, inputs then outputs, the last one first.
     """
     values = []
     for path, component in blocks.items():
-        _mark_used(component)
-        inputs, outputs = _ports(component)
+        mark_used(component)
+        inputs, outputs = port_widths(component)
         for name, width in (*inputs.items(), *outputs.items()):
             spare = -width % _WORD
             # Escaped: a port may have the name of a keyword.
@@ -74,7 +74,7 @@ def record(compiled: Compiled, inputs: Sequence[bytes], blocks: Mapping[str, wir
     Returns for each block, by its place, the words of each port in each cycle, uint32
     [cycles, words]. Raises SimulationError when a run faults or has fewer cycles.
     """
-    memory, jobs = _lay_out(compiled, inputs)
+    memory, jobs = lay_out(compiled, inputs)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "record"
         results, _ = run_jobs(
@@ -94,7 +94,7 @@ def record(compiled: Compiled, inputs: Sequence[bytes], blocks: Mapping[str, wir
     place = 0
     for path_, component in blocks.items():
         ports = found[path_] = {}
-        for side in _ports(component):
+        for side in port_widths(component):
             for name, width in side.items():
                 words = -(-width // _WORD)
                 ports[name] = flat[:, place:place + words].astype(np.uint32)

@@ -27,7 +27,7 @@ from amaranth.lib import wiring
 from .verilog import generate
 
 __all__ = ["LINT_WAIVERS", "SimulationError", "build_cocotb", "build_driver", "built",
-           "run_cocotb", "run_vectors", "verilator_command"]
+           "port_widths", "run_cocotb", "run_vectors", "verilator_command"]
 
 #: Verilator warnings that are switched off, and why.
 LINT_WAIVERS = {
@@ -102,7 +102,7 @@ def built(kind: str, *parts: str | bytes) -> Iterator[tuple[Path, bool]]:
         done.touch()
 
 
-def _ports(component: wiring.Component) -> tuple[dict[str, int], dict[str, int]]:
+def port_widths(component: wiring.Component) -> tuple[dict[str, int], dict[str, int]]:
     """Widths of the input and of the output ports, by their names in the Verilog."""
     inputs: dict[str, int] = {}
     outputs: dict[str, int] = {}
@@ -200,7 +200,7 @@ def run_vectors(component: wiring.Component, inputs: Mapping[str, np.ndarray], *
     SimulationError
         When the model cannot be built or run.
     """
-    in_ports, out_ports = _ports(component)
+    in_ports, out_ports = port_widths(component)
     for name in inputs:
         if name not in in_ports:
             raise ValueError(f"input must be one of {', '.join(in_ports)}, not {name!r}")

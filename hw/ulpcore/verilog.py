@@ -28,7 +28,7 @@ from amaranth.hdl import (
 from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 
-__all__ = ["Generator", "generate", "once"]
+__all__ = ["Generator", "generate", "mark_used", "once"]
 
 
 class Generator:
@@ -43,7 +43,7 @@ class Generator:
         `component` must be in the `sync` domain only. All components given the same name must
         be built from the same parameters; ValueError if their classes or ports differ.
         """
-        _mark_used(component)
+        mark_used(component)
         first = self.elements.setdefault(name, component)
         if type(first) is not type(component) or first.signature != component.signature:
             raise ValueError(f"elements named {name!r} must be alike, not {first!r} and "
@@ -55,14 +55,14 @@ class Generator:
         return Instance(name, i_clk=ClockSignal(), i_rst=ResetSignal(), **connections)
 
 
-def _mark_used(component: wiring.Component) -> None:
+def mark_used(component: wiring.Component) -> None:
     """Amaranth warns of components that nothing elaborates; this one, and those it has been given
     as attributes, stand in for their like."""
     component._MustUse__used = True
     for value in vars(component).values():
         for inner in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(inner, wiring.Component):
-                _mark_used(inner)
+                mark_used(inner)
 
 
 def once(platform: Any, component: wiring.Component, name: str) -> wiring.Component | Instance:
