@@ -12,7 +12,7 @@ import os
 import pickle
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -93,7 +93,7 @@ def _error(action: Any) -> str:
     return ""
 
 
-def main(folder: Path, rank: int) -> None:
+def main(folder: Path, rank: int) -> NoReturn:
     faulthandler.dump_traceback_later(PATIENCE, exit=True)
     job = json.loads((folder / "job.json").read_text())
     torch.set_num_threads(1)
@@ -183,11 +183,11 @@ def main(folder: Path, rank: int) -> None:
     summary = {"steps": state.steps, "bytes_sent": state.bytes_sent, "refused": state.refused,
                "rate": state.rate, "incomplete": incomplete, "buckets": buckets, "errors": errors}
     np.savez(folder / f"rank{rank}.npz", summary=np.array(json.dumps(summary)), **results)
-    dist.destroy_process_group()
+    # Letting go of the last replica would join gloo's threads with the interpreter's lock held,
+    # which one of them may need to let go of the last all-reduce: both would wait for ever.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), int(sys.argv[2]))
-    # Threads of PyTorch that still hold Python's objects can stop an interpreter from ending.
-    sys.stdout.flush()
-    os._exit(0)
