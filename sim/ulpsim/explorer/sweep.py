@@ -149,7 +149,7 @@ def sweep(points: Iterable[Point], path: Path | None = None, *, processes: int |
         Is called with how many points there are now, and are to be.
 
     Points that cannot be have `refused` with the reason in place of figures. Raises ValueError if
-    the extra is missing.
+    the extra is missing, OSError if no scheduler answers.
     """
     wanted = {point.key: point for point in points}
     order = list(wanted)
@@ -214,7 +214,7 @@ def _on_dask(points: list[Point], scheduler: str) -> Iterator[tuple[Point, dict[
     except ImportError as missing:
         raise ValueError(f"{missing.name} is not installed: --scheduler needs "
                          "`pip install ulpcore[dask]`") from missing
-    with Client(scheduler) as client:
+    with Client(scheduler, timeout="10s") as client:
         futures = client.map(_try, points, pure=False)
         waiting = dict(zip((future.key for future in futures), points, strict=True))
         for future in as_completed(futures):
