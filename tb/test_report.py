@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from amaranth.hdl import Module
 from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from ulpcore.activity import replay
 from ulpcore.cells import LIBRARY, map_cells
@@ -58,3 +59,37 @@ def test_energy_counts_the_toggles(seed):
     assert model.energy(activity.toggles).total > model.energy(still.toggles).total
     y[10] ^= 1
     assert not replay(netlist, _Xor(), {"a": a, "b": b, "y": y}, first=0).agree
+
+
+class _Table(wiring.Component):
+    """Words that come out a cycle after their address, or with it."""
+
+    def __init__(self, domain: str) -> None:
+        self.domain = domain
+        super().__init__({"address": In(3), "data": In(6), "write": In(1), "y": Out(6)})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.table = table = Memory(shape=6, depth=8, init=[])
+        write, read = table.write_port(), table.read_port(domain=self.domain)
+        m.d.comb += [write.addr.eq(self.address), write.data.eq(self.data),
+                     write.en.eq(self.write), read.addr.eq(self.address), self.y.eq(~read.data)]
+        return m
+
+
+@pytest.mark.skipif(not LIBRARY.exists(), reason="needs Debian's qflow-tech-osu018")
+@pytest.mark.parametrize("domain", ["sync", "comb"])
+def test_a_netlist_without_its_memory_does_the_same(domain, seed):
+    rng = np.random.default_rng(seed)
+    ports = {name: rng.integers(0, 1 << width, (300, 1)).astype(np.uint32)
+             for name, width in (("address", 3), ("data", 6), ("write", 1))}
+    words, out = [0] * 8, []
+    for address, data, write in zip(*(p[:, 0] for p in ports.values()), strict=True):
+        out.append(~words[address] & 63)
+        words[address] = data if write else words[address]
+    y = np.array([[~0 & 63, *out[:-1]] if domain == "sync" else out], np.uint32).T
+    netlist = map_cells(_Table(domain), memories=False)
+    assert netlist.flip_flops == 0 and netlist.memory_bits == 48
+    assert replay(netlist, _Table(domain), ports | {"y": y}, first=1).agree
+    y[200] ^= 1
+    assert not replay(netlist, _Table(domain), ports | {"y": y}, first=1).agree
