@@ -1,6 +1,7 @@
 """The page of `ulpcore report --html`, and the energy model on a netlist of few cells."""
 
 import json
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -11,22 +12,136 @@ from amaranth.lib.wiring import In, Out
 from ulpcore.activity import replay
 from ulpcore.cells import LIBRARY, map_cells
 from ulpcore.cli import main
+from ulpcore.estimate import scaled
 from ulpcore.power import Model
 from ulpcore.report import RESULTS
-from ulpsim.config import EDGE
+from ulpsim.config import EDGE, RAPID
+from ulpsim.explorer.page import bars, plot
+
+HEADINGS = ("What is measured", "Beside IBM", "Energy of an element", "lane of special",
+            "array slice, encoder and router", "standard cells", "Area by block",
+            "Multiply-add units on the FPGA", "Integer arrays", "Power of the FPGA",
+            "Utilisation by layer", "Utilisation by workload", "Roofline")
 
 
-def test_page_holds_the_figures(tmp_path):
-    target = tmp_path / "out.html"
+class _Page(HTMLParser):
+    """Tags that are closed as they were opened, rows as wide as their heads, text by heading."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sections: dict[str, str] = {}
+        self.widths: list[list[int]] = []
+        self.svgs = 0
+
+    def handle_starttag(self, tag, attrs):
+        if tag in ("table", "tr"):
+            self.widths.append([]) if tag == "table" else self.widths[-1].append(0)
+        if tag in ("td", "th"):
+            self.widths[-1][-1] += 1
+        self.svgs += tag == "svg"
+        if tag not in ("meta", "line", "circle", "rect", "polyline"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in ("line", "circle", "rect", "polyline"):
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "h2":
+            self.sections[data] = ""
+        elif self.sections:
+            last = next(reversed(self.sections))
+            self.sections[last] += data + "\n"
+
+    def section(self, heading: str) -> str:
+        return next(text for name, text in self.sections.items() if heading in name)
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory):
+    target = tmp_path_factory.mktemp("report") / "out.html"
     assert main(["report", "--config", EDGE.name, "--html", str(target)]) == 0
-    text = target.read_text()
-    assert text.startswith("<!doctype html>") and text.rstrip().endswith("</html>")
-    assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
-    power = json.loads((RESULTS / "power.json").read_text())
+    return target.read_text()
+
+
+@pytest.fixture(scope="module")
+def parsed(html):
+    found = _Page()
+    found.feed(html)
+    found.close()
+    assert found.open == ["html"] or not found.open
+    return found
+
+
+def _power():
+    return json.loads((RESULTS / "power.json").read_text())
+
+
+def test_page_holds_the_figures(html):
+    assert html.startswith("<!doctype html>") and html.rstrip().endswith("</html>")
+    assert "http" not in html.replace("http://www.w3.org/2000/svg", "")
+    power = _power()
     for run in power["formats"].values():
-        assert f"<td>{run[power['element']]['pj_a_multiply_add']:.4g}</td>" in text
-    for heading in ("Area by block", "standard cells", "Energy of an element", "lane of special"):
-        assert heading in text
+        assert f"<td>{run[power['element']]['pj_a_multiply_add']:.4g}</td>" in html
+    assert f"<td>{power['units']['encoder']['pj_a_element']:.4g}</td>" in html
+    for load in power["units"]["router"]["loads"].values():
+        assert f"<td>{load['pj_a_bit']:.4g}</td>" in html
+
+
+def test_page_is_well_formed(parsed):
+    assert len(parsed.widths) >= len(HEADINGS)
+    for widths in parsed.widths:
+        assert len(widths) > 1 and len(set(widths)) == 1
+    assert parsed.svgs >= 10
+    assert "nan" not in " ".join(parsed.sections.values()).split()
+    for heading in HEADINGS:
+        assert parsed.section(heading).strip()
+
+
+def test_page_says_what_is_measured_scaled_and_published(parsed):
+    text = parsed.section("Beside IBM")
+    for word in ("Not in it", "scaled", "published", "16.5", "3.5", "0.73", "ternary", "BINARY"):
+        assert word in text
+    assert "axis-systolic-array" in parsed.section("Integer arrays")
+    for name in ("FPnew", "HardFloat", "tt06"):
+        assert name in parsed.section("Multiply-add units")
+    assert "Estimated" in parsed.section("Power of the FPGA")
+    assert "res5_2_branch2c" in parsed.section("Utilisation by layer")
+
+
+def test_scaled_figures_follow_from_the_measured():
+    """FP16 at 14 nm, by hand: 512 elements and 64 special lanes."""
+    power = _power()
+    rows = {row["format"]: row for row in scaled(RAPID, power, 14)}
+    element, lane = power["blocks"][power["element"]], power["blocks"][power["lane"]]
+    assert rows["FP16"]["mm2"] == pytest.approx(
+        (512 * element["area_um2"] + 64 * lane["area_um2"]) / 110e6)
+    tops = rows["FP16"]["tops"]
+    # Low power at 0.7 V and high performance at 0.9 V: delays 10.662 and 4.191 of 79.01.
+    assert tops.low == pytest.approx(1.024e-3 * element["fmax_mhz"] * 79.01 / 10.662, rel=1e-3)
+    assert tops.high == pytest.approx(1.024e-3 * element["fmax_mhz"] * 79.01 / 4.191, rel=1e-3)
+    run = power["formats"]["FP16"]
+    pj = 512 * run[power["element"]]["pj_a_cycle"] + 64 * run[power["lane"]]["pj_a_cycle"]
+    assert rows["FP16"]["tops_w"].low == pytest.approx(1024 / pj / (14 / 180 / 4), rel=1e-6)
+    for name, faster in (("FP8", 2), ("INT4", 4), ("INT2", 8)):
+        assert rows[name]["tops"].high == pytest.approx(faster * tops.high)
+    with pytest.raises(ValueError, match="nanometres must be 14 or 7, not 28"):
+        scaled(RAPID, power, 28)
+
+
+def test_plots_draw_what_they_are_given():
+    text = plot("a < b", {"line": [(1, 1), (10, 100)], "points": [(2, 3), (4, 5)]}, "x", "y",
+                log_y=True, dots=["points"])
+    assert text.count("<circle") == 2 and text.count("<polyline") == 1 and "a &lt; b" in text
+    # Linear: the middle of the line is in the middle.
+    text = plot("", {"line": [(0, 0), (5, 1), (10, 2)]}, "x", "y", log_x=False, top=2.0)
+    xs = [float(pair.split(",")[0]) for pair in text.split('points="')[1].split('"')[0].split()]
+    assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.11)
+    drawn = bars("", {"one": {"p": 3.0, "q": 1.0}, "two x three": {"p": 2.0}}, "y")
+    tall = [float(part.split('"')[0]) for part in drawn.split("height=\"")[2:5]]
+    assert tall[0] == pytest.approx(3 * tall[1], rel=0.01) and drawn.count("<rect") == 3
+    assert bars("", {}, "y") == plot("", {}, "x", "y") == ""
 
 
 def test_page_of_an_unmeasured_core_is_refused(tmp_path, capsys):

@@ -1,0 +1,93 @@
+"""What measured figures come to elsewhere: a core of another size, other nodes, an FPGA.
+
+Everything here is a calculation from figures of `bench/power.py`; nothing in it was measured on
+silicon. It takes multiply-add elements and special lanes alone: memories, accumulators, sequencer,
+wires and clock tree are not in it.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ulpsim.config import CoreConfig
+from ulpsim.formats import Precision
+from ulpsim.scaling import scalings
+
+__all__ = ["Range", "element_energies", "fpga_watts", "scaled"]
+
+#: Formats of the comparison by the names in the figures.
+_FORMATS = {"FP16": Precision.FP16, "FP8": Precision.E4M3, "INT4": Precision.INT4,
+            "INT2": Precision.INT2, "BINARY": Precision.BINARY}
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """From `low` to `high`."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.low:.3g} to {self.high:.3g}"
+
+
+def element_energies(power: Mapping[str, Any]) -> dict[str, float]:
+    """pJ that an element takes in a cycle at 180 nm, by format.
+
+    BINARY is measured in the slice of the array alone, whose edges are in its figure: taken for
+    it is INT2's element times what BINARY takes in the slice over what INT2 takes there.
+    """
+    energies = {name: power["formats"][name][power["element"]]["pj_a_cycle"] for name in _FORMATS
+                if name in power["formats"]}
+    in_slice = power.get("units", {}).get("slice", {})
+    if {"INT2", "BINARY"} <= set(in_slice) and "INT2" in energies:
+        energies["BINARY"] = (energies["INT2"] * in_slice["BINARY"]["pj_a_cycle"]
+                              / in_slice["INT2"]["pj_a_cycle"])
+    return energies
+
+
+def scaled(config: CoreConfig, power: Mapping[str, Any], nanometres: int) -> list[dict[str, Any]]:
+    """TOPS, TOPS/W and TOPS/mm2 by format of a core's elements and special lanes at a node.
+
+    A multiply-add is two operations, and every slot does what it can in every cycle. The clock is
+    the slower one of element and lane. Each `Range` is over the transistors and voltages of
+    `ulpsim.scaling.scalings`; that of the energy reaches up to capacitances that shrink with the
+    length alone. Raises ValueError for another node than 14 and 7 nm.
+    """
+    factors = scalings(nanometres)
+    slots = config.rows * config.columns * config.lanes
+    element, lane = power["blocks"][power["element"]], power["blocks"][power["lane"]]
+    fmax = min(element["fmax_mhz"], lane["fmax_mhz"])
+    um2 = slots * element["area_um2"] + config.special_lanes * lane["area_um2"]
+    rows = []
+    for name, energy in element_energies(power).items():
+        run = power["formats"].get(name, power["formats"]["INT2"])
+        pj = slots * energy + config.special_lanes * run[power["lane"]]["pj_a_cycle"]
+        operations = 2 * slots * _FORMATS[name].per_slot
+        ghz = [fmax / 1000 / factor.delay for factor in factors]
+        mm2 = um2 * 1e-6 * factors[0].area
+        tops = [operations * g / 1000 for g in ghz]
+        watt = [operations / (pj * share) for factor in factors
+                for share in (factor.energy, factor.by_length)]
+        rows.append({"format": name, "ghz": Range(min(ghz), max(ghz)),
+                     "tops": Range(min(tops), max(tops)), "tops_w": Range(min(watt), max(watt)),
+                     "tops_mm2": Range(min(tops) / mm2, max(tops) / mm2), "mm2": mm2})
+    return rows
+
+
+def fpga_watts(config: CoreConfig, power: Mapping[str, Any], method: Mapping[str, Any],
+               mhz: float) -> dict[str, Any]:
+    """An estimate of what elements and special lanes take on an FPGA, in watts.
+
+    `static` is current times voltage of `method`. `dynamic`: the energies at 180 nm, with
+    capacitances that go with the length and the voltages squared, are those of standard cells at
+    the FPGA's node; the FPGA takes `method`'s gap of them. Of formats the one that takes the most.
+    """
+    static, gap = method["static"], method["gap"]
+    pj = max(config.rows * config.columns * config.lanes * energy
+             + config.special_lanes * power["formats"].get(name, power["formats"]["INT2"])[
+                 power["lane"]]["pj_a_cycle"]
+             for name, energy in element_energies(power).items())
+    cells = pj * 1e-12 * mhz * 1e6 * method["nanometres"] / 180 * (static["volts"] / 1.8) ** 2
+    return {"static": static["volts"] * static["milliamperes"] / 1000,
+            "cells": cells, "dynamic": Range(cells * gap["low"], cells * gap["high"])}
