@@ -1,6 +1,9 @@
 """The page of `ulpcore report --html`, and the energy model on a netlist of few cells."""
 
 import json
+import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
@@ -17,6 +20,10 @@ from ulpcore.power import Model
 from ulpcore.report import RESULTS
 from ulpsim.config import EDGE, RAPID
 from ulpsim.explorer.page import bars, plot
+from ulpsim.scaling import scalings
+
+BROWSER = next(filter(None, map(shutil.which, (
+    "chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"))), None)
 
 HEADINGS = ("What is measured", "Beside IBM", "Energy of an element", "lane of special",
             "array slice, encoder and router", "standard cells", "Area by block",
@@ -110,6 +117,35 @@ def test_page_says_what_is_measured_scaled_and_published(parsed):
     assert "res5_2_branch2c" in parsed.section("Utilisation by layer")
 
 
+#: What is wider than the page, and what of a plot is outside it.
+_LAYOUT = """<script>
+const out = [];
+const wide = document.documentElement.scrollWidth - window.innerWidth;
+if (wide > 0) out.push(`the page is ${wide} too wide`);
+for (const svg of document.querySelectorAll("svg")) {
+  const all = svg.getBoundingClientRect();
+  for (const part of svg.querySelectorAll("*")) {
+    const box = part.getBoundingClientRect();
+    if (box.left < all.left - 1 || box.right > all.right + 1 || box.top < all.top - 1
+        || box.bottom > all.bottom + 1) out.push(part.outerHTML);
+  }
+}
+document.body.dataset.layout = `${document.querySelectorAll("svg").length} plots` + out.join("|");
+</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs a Chromium")
+def test_page_fits_in_a_browser(html, parsed, tmp_path):
+    """Nothing of a plot is outside it, and no table wider than a window of 1150 pixels."""
+    path = tmp_path / "page.html"
+    path.write_text(html.replace("</html>", _LAYOUT + "</html>"))
+    result = subprocess.run(
+        [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1150,1400",
+         "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    found = re.search(r'data-layout="([^"]*)"', result.stdout)
+    assert found and found[1] == f"{parsed.svgs} plots"
+
+
 def test_scaled_figures_follow_from_the_measured():
     """FP16 at 14 nm, by hand: 512 elements and 64 special lanes."""
     power = _power()
@@ -126,8 +162,20 @@ def test_scaled_figures_follow_from_the_measured():
     assert rows["FP16"]["tops_w"].low == pytest.approx(1024 / pj / (14 / 180 / 4), rel=1e-6)
     for name, faster in (("FP8", 2), ("INT4", 4), ("INT2", 8)):
         assert rows[name]["tops"].high == pytest.approx(faster * tops.high)
+    run = power["formats"]["INT2"]
+    pj = 512 * run[power["element"]]["pj_a_cycle"] + 64 * run[power["lane"]]["pj_a_cycle"]
+    assert rows["INT2"]["tops_w"].low == pytest.approx(
+        8 * 1024 * run["busy"] / pj / (14 / 180 / 4), rel=1e-6)
     with pytest.raises(ValueError, match="nanometres must be 14 or 7, not 28"):
         scaled(RAPID, power, 28)
+
+
+def test_the_explorers_router_takes_what_was_measured():
+    """At full load, to 14 nm with the length and 0.8 V squared."""
+    prices = json.loads((RESULTS.parents[1] / "sim/ulpsim/explorer/data/costs.json").read_text())
+    at_180 = _power()["units"]["router"]["loads"]["1.0"]["pj_a_bit"]
+    factor = next(s.by_length for s in scalings(14) if s.volts == 0.8)
+    assert prices["router, pJ a bit"]["value"] == pytest.approx(at_180 * factor, rel=0.05)
 
 
 def test_plots_draw_what_they_are_given():

@@ -49,8 +49,9 @@ def element_energies(power: Mapping[str, Any]) -> dict[str, float]:
 def scaled(config: CoreConfig, power: Mapping[str, Any], nanometres: int) -> list[dict[str, Any]]:
     """TOPS, TOPS/W and TOPS/mm2 by format of a core's elements and special lanes at a node.
 
-    A multiply-add is two operations, and every slot does what it can in every cycle. The clock is
-    the slower one of element and lane. Each `Range` is over the transistors and voltages of
+    A multiply-add is two operations. TOPS are those of every slot doing what it can in every cycle;
+    TOPS/W leave out the cycles of the measured windows that had no vector. The clock is the slower
+    one of element and lane. Each `Range` is over the transistors and voltages of
     `ulpsim.scaling.scalings`; that of the energy reaches up to capacitances that shrink with the
     length alone. Raises ValueError for another node than 14 and 7 nm.
     """
@@ -67,7 +68,7 @@ def scaled(config: CoreConfig, power: Mapping[str, Any], nanometres: int) -> lis
         ghz = [fmax / 1000 / factor.delay for factor in factors]
         mm2 = um2 * 1e-6 * factors[0].area
         tops = [operations * g / 1000 for g in ghz]
-        watt = [operations / (pj * share) for factor in factors
+        watt = [operations * run["busy"] / (pj * share) for factor in factors
                 for share in (factor.energy, factor.by_length)]
         rows.append({"format": name, "ghz": Range(min(ghz), max(ghz)),
                      "tops": Range(min(tops), max(tops)), "tops_w": Range(min(watt), max(watt)),

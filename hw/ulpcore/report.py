@@ -26,8 +26,8 @@ Section = tuple[str, str, list[str], str]
 _LEAST, _SHARE = 20, 0.02
 
 _TRUST = [
-    {"kind": "measured", "what": "area by block, clock and utilisation on the FPGA; area, timing, "
-     "leakage and energy of blocks in standard cells of 180 nm; utilisation by layer",
+    {"kind": "measured", "what": "area by block and clock on the FPGA; area, timing, leakage and "
+     "energy of blocks in standard cells of 180 nm; utilisation by layer",
      "trust": "RTL that runs; netlists that did what the RTL did in every counted cycle. Energies "
      "have no wires, clock tree or glitches, so are too low. Layers are those of the cycle model, "
      "which is equal to the RTL in every cycle of the samples that were compared."},
@@ -83,21 +83,34 @@ def _areas(fpga: dict[str, Any], power: dict[str, Any]) -> list[Section]:
     shares = {heading: _shares(fpga["areas"], whole, resource) for resource, heading in (
         ("comb", "COMB"), ("flip_flops", "FF"), ("multipliers", "DSP"), ("block_rams", "BRAM"))}
     clocks = ", ".join(f"{run['fmax']} MHz (seed {run['seed']})" for run in fpga["routed"])
-    cells = [{"block": name, **figures} for name, figures in power["blocks"].items()]
+    dynamic = _dynamic(power)
+    cells = [{"block": name, **figures, **({"mw": dynamic[name] * figures["fmax_mhz"] / 1e3}
+                                           if name in dynamic else {})}
+             for name, figures in power["blocks"].items()]
     return [
         ("Blocks in standard cells", f"Measured on a mapped netlist: {power['library']}. Clocks "
          "are upper bounds, as nothing is placed. Leakage is at 25 degrees. Of the encoder, and of "
          "the router in the last row, memories are cut out; they are in neither area nor power.",
          [], table(cells, {"block": "block", "area_um2": "area um2", "cells": "cells",
                            "flip_flops": "flip-flops", "memory_bits_cut": "bits cut out",
-                           "fmax_mhz": "MHz", "leakage_uw": "leakage uW", "path_from": "path from",
-                           "path_to": "to"})),
+                           "fmax_mhz": "MHz", "mw": "dynamic mW", "leakage_uw": "leakage uW",
+                           "path_from": "path from", "path_to": "to"})),
         ("Area by block, FPGA", f"Measured: Yosys and nextpnr on the {fpga['device']}. Clock, "
          f"routed: {clocks or 'not routed'}. Each row holds those that are in it; those of less "
          f"than {_LEAST} COMB with neither DSP nor BRAM are left out.",
          [bars("shares of the core", shares, "percent")],
          table(areas, {"block": "block", "comb": "COMB", "flip_flops": "FF",
                        "multipliers": "DSP", "block_rams": "BRAM"}))]
+
+
+def _dynamic(power: dict[str, Any]) -> dict[str, float]:
+    """pJ that each block takes in a cycle."""
+    units, run = power.get("units", {}), power["formats"].get("FP16", {})
+    rows = {name: run.get(name) for name in (power["element"], power["lane"])}
+    rows |= {"slice": units.get("slice", {}).get("FP16"), "encoder": units.get("encoder")}
+    rows |= {name: units.get(name, {}).get("loads", {}).get("1.0")
+             for name in ("router", "router without buffers")}
+    return {name: row["pj_a_cycle"] for name, row in rows.items() if row}
 
 
 def _shares(areas: dict[str, Any], whole: str, resource: str) -> dict[str, float]:

@@ -51,8 +51,9 @@ def comparison(power: Figures, published: Figures) -> list[Section]:
         "are over transistors for speed and for low power, 0.7 to 0.9 V at 14 nm and 0.6 to 0.8 V "
         "at 7 nm; the low end of TOPS/W has capacitances that shrink with the length alone, as "
         "those of wires do at best. The clock is that of a mapped netlist before placement. "
-        "Operations are two a multiply-add, at full use of the array; multiply by the utilisation "
-        "below for what layers sustain. BINARY was measured in a slice of the array with bits of "
+        "Operations are two a multiply-add. TOPS are at full use of the array, of which layers "
+        "sustain the utilisation below; TOPS/W are those of the measured windows, a fifth of which "
+        "is idle in INT2 and BINARY. BINARY was measured in a slice of the array with bits of "
         "an INT2 network. Area and power of the 2018 core are not published. 7 and 14 nm of a "
         "foundry differ from the models that the equations were fitted to.",
         pictures, table(rows, _TABLE))]

@@ -12,9 +12,9 @@ _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#
 _STYLE = ("body{font:15px/1.5 sans-serif;max-width:70em;margin:2em auto;padding:0 1em}"
           "table{border-collapse:collapse;font-size:13px}td,th{padding:.15em .7em;"
           "border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child"
-          "{text-align:left}td.text{text-align:left;max-width:44em}.plots{display:flex;flex-wrap:wrap}svg{margin:.5em}")
+          ".text{text-align:left;max-width:44em}.plots{display:flex;flex-wrap:wrap}svg{margin:.5em}")
 _WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 460, 260, 48, 26, 118, 40
-#: Letters from which on a cell is text, which begins at the left.
+#: Letters from which on a cell is text: its column begins at the left.
 _LONG = 60
 
 Lines = Mapping[str, Sequence[tuple[float, float]]]
@@ -146,16 +146,16 @@ def efficiency_plots(rows: Sequence[Mapping[str, Any]], pictures: Sequence[str],
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     """Rows as HTML; `columns` are headings by the names of what stands below them."""
-    def cell(value: Any) -> str:
-        if isinstance(value, float):
-            return f"<td>{value:.4g}</td>"
-        text = html.escape(str(value))
-        return f"<td class=text>{text}</td>" if len(text) > _LONG else f"<td>{text}</td>"
+    def text(value: Any) -> str:
+        return f"{value:.4g}" if isinstance(value, float) else html.escape(str(value))
 
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns.values())
-    body = "".join("<tr>" + "".join(cell(row.get(name, "")) for name in columns) + "</tr>"
-                   for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+    def cells(tag: str, values: Mapping[str, Any]) -> str:
+        return "".join(f"<{tag} class=text>{text(values.get(name, ''))}</{tag}>" if name in wordy
+                       else f"<{tag}>{text(values.get(name, ''))}</{tag}>" for name in columns)
+
+    wordy = {name for name in columns if any(len(text(row.get(name, ""))) > _LONG for row in rows)}
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    return f"<table><tr>{cells('th', columns)}</tr>{body}</table>"
 
 
 def page(title: str, sections: Sequence[tuple[str, str, Sequence[str], str]]) -> str:
