@@ -12,6 +12,7 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from ulpcore import report_utilisation
 from ulpcore.activity import replay
 from ulpcore.cells import LIBRARY, map_cells
 from ulpcore.cli import main
@@ -176,6 +177,21 @@ def test_the_explorers_router_takes_what_was_measured():
     at_180 = _power()["units"]["router"]["loads"]["1.0"]["pj_a_bit"]
     factor = next(s.by_length for s in scalings(14) if s.volts == 0.8)
     assert prices["router, pJ a bit"]["value"] == pytest.approx(at_180 * factor, rel=0.05)
+
+
+def test_layers_are_below_the_roof_and_none_is_bound_by_the_bus(monkeypatch):
+    """As the page says."""
+    rows = []
+    monkeypatch.setattr(report_utilisation, "table", lambda found, _: rows.extend(found) or "")
+    resnet = json.loads((RESULTS / "resnet50-rapid.json").read_text())
+    layers = json.loads((RESULTS.parent / "resnet50_layers.json").read_text())["layers"]
+    report_utilisation.roofline(resnet, layers)
+    assert len(rows) == 2 * len(layers)
+    for row in rows:
+        peak = 1024 * (8 if row["format"] == "INT2" and row["layer"] != "conv1" else 1)
+        assert row["achieved"] <= row["roof"] == peak
+        percent = resnet[row["format"]]["batch 1"]["layers"][row["layer"]]["utilisation_percent"]
+        assert row["achieved"] / peak * 100 == pytest.approx(percent, abs=0.01)
 
 
 def test_plots_draw_what_they_are_given():

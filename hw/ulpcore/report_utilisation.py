@@ -76,9 +76,8 @@ def roofline(resnet: Figures, layers: Figures) -> Section:
             "operations a byte", "operations a cycle", log_y=True, dots=["layers"]))
     return ("Roofline: ResNet50 on rapid", "Operations (two a product) a cycle over operations a "
             "byte. Bytes are the weights and the input, each moved once, in 16-bit slots. The roof "
-            f"is the array's peak and {RAPID.bus_bytes} bytes a cycle. All layers are below the "
-            "flat part: what INT2 loses there is mostly the special functions, which take "
-            f"{RAPID.special_lanes} elements a cycle. In the integer networks the point far below "
+            f"is the array's peak and {RAPID.bus_bytes} bytes a cycle. All layers are to the right "
+            "of its corner, none is bound by the bus. In the integer networks the point far below "
             "is the first layer, in FP16.",
             pictures, table([row for row in rows if row["format"] in ("FP16", "INT2")],
                             {"format": "format", "layer": "layer",

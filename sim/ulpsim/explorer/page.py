@@ -12,7 +12,7 @@ _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#
 _STYLE = ("body{font:15px/1.5 sans-serif;max-width:70em;margin:2em auto;padding:0 1em}"
           "table{border-collapse:collapse;font-size:13px}td,th{padding:.15em .7em;"
           "border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child"
-          ".text{text-align:left;max-width:44em}.plots{display:flex;flex-wrap:wrap}svg{margin:.5em}")
+          "{text-align:left}.text{text-align:left;max-width:44em}.plots{display:flex;flex-wrap:wrap}svg{margin:.5em}")
 _WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 460, 260, 48, 26, 118, 40
 #: Letters from which on a cell is text: its column begins at the left.
 _LONG = 60
