@@ -27,8 +27,13 @@ def test_polynomials_are_sane_where_they_are_used(name):
 def test_voltages_beyond_are_refused():
     with pytest.raises(ValueError, match=r"voltage at 14 nm must be from 0.7 to 0.9 V, not 1.2"):
         NODES["HP14"].delay(1.2)
-    with pytest.raises(ValueError, match="nanometres must be 14 or 7, not 10"):
+    with pytest.raises(ValueError, match="nanometres must be 180, 14 or 7, not 10"):
         scalings(10)
+
+
+def test_180_nm_stays_what_it_is():
+    one, = scalings(180)
+    assert (one.volts, one.area, one.delay, one.energy, one.by_length) == (SOURCE, 1, 1, 1, 1)
 
 
 @pytest.mark.parametrize("nanometres", [14, 7])

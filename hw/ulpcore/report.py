@@ -12,7 +12,7 @@ from typing import Any
 from ulpsim.config import CoreConfig
 from ulpsim.explorer.page import bars, page, table
 
-from .report_comparison import comparison, fpga_comparison, fpga_power
+from .report_comparison import at_180, comparison, fpga_comparison, fpga_power
 from .report_utilisation import roofline, utilisation
 
 __all__ = ["RESULTS", "report_page"]
@@ -67,11 +67,12 @@ def report_page(config: CoreConfig, *, results: Path = RESULTS) -> str:
         ("What is measured, and what is not", "", [],
          table(_TRUST, {"kind": "", "what": "figures", "trust": "how far"})),
         *comparison(power, published),
+        at_180(config, power),
         *_energy(power),
         _units(power),
         *_areas(fpga, power),
         *fpga_comparison(fpga, figures(f"synthesis-{config.name}-units"), published),
-        fpga_power(config, fpga, power, published),
+        fpga_power(config, fpga["routed"], power, published),
         *utilisation(resnet, figures(f"utilisation-{config.name}"), published),
         roofline(resnet, layers)])
 

@@ -1,15 +1,15 @@
 """The page's comparisons: scaled figures beside IBM's chips, units of the FPGA beside those of
 others, and the power of the FPGA."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ulpsim.config import RAPID, CoreConfig
 from ulpsim.explorer.page import plot, table
 
-from .estimate import fpga_watts, scaled
+from .estimate import fpga, scaled
 
-__all__ = ["comparison", "fpga_comparison", "fpga_power"]
+__all__ = ["at_180", "comparison", "fpga_comparison", "fpga_power"]
 
 Section = tuple[str, str, list[str], str]
 Figures = Mapping[str, Any]
@@ -59,6 +59,17 @@ def comparison(power: Figures, published: Figures) -> list[Section]:
         pictures, table(rows, _TABLE))]
 
 
+def at_180(config: CoreConfig, power: Figures) -> Section:
+    """What the configuration's own elements and special lanes do at 180 nm."""
+    rows = scaled(config, power, 180)
+    return (f"{config.name} at 180 nm", f"{config.rows * config.columns * config.lanes} elements "
+            f"and {config.special_lanes} special lanes, {rows[0]['mm2']:.1f} mm2 of cells, at the "
+            "clock of the mapped netlist: measured, but for what is not in it (as above). "
+            "BINARY is INT2's element in the proportion of the two in the slice.", [],
+            table(rows, {name: _TABLE[name] for name in (
+                "format", "ghz", "tops", "tops_w", "tops_mm2")}))
+
+
 def fpga_comparison(fpga: Figures, units: Figures, published: Figures) -> list[Section]:
     """Multiply-add units and arrays beside those of others."""
     columns = {"what": "", "comb": "COMB", "flip_flops": "FF", "multipliers": "DSP",
@@ -99,23 +110,24 @@ def fpga_comparison(fpga: Figures, units: Figures, published: Figures) -> list[S
          "formats with the same elements. Ours is after synthesis.", [], table(arrays, columns))]
 
 
-def fpga_power(config: CoreConfig, fpga: Figures, power: Figures, published: Figures) -> Section:
-    """An estimate."""
+def fpga_power(config: CoreConfig, routed: Sequence[Figures], power: Figures, published: Figures
+               ) -> Section:
+    """What the FPGA does at the clock of the first of the routed ones, and an estimate of what it
+    takes."""
     method = published["fpga_power"]
-    if not fpga["routed"]:
-        return "Power of the FPGA", "Not estimated: the core is not routed.", [], ""
-    mhz = fpga["routed"][0]["fmax"]
-    watts = fpga_watts(config, power, method, mhz)
-    rows = [{"part": "static, core supply", "watts": watts["static"],
-             "method": method["static"]["source"]},
-            {"part": f"dynamic, elements and special lanes at {mhz} MHz",
-             "watts": watts["dynamic"],
-             "method": f"{watts['cells']:.3f} W in standard cells of {method['nanometres']} nm at "
-             f"{method['static']['volts']} V (energies at 180 nm of the format that takes the "
-             "most, capacitances with the length, voltages squared), times "
-             f"{method['gap']['low']:g} to {method['gap']['high']:g}: {method['gap']['source']}"}]
-    return ("Power of the FPGA", "Estimated; nothing was measured on a device, and the open tools "
-            "have no power model of the ECP5. Memories, accumulators, sequencer and pins are not "
-            "in the dynamic part; the gap is an average over circuits at 90 nm. So it may be wrong "
-            "by a factor of two or three.", [],
-            table(rows, {"part": "", "watts": "W", "method": "method"}))
+    if not routed:
+        return "Peak and power of the FPGA", "Not estimated: the core is not routed.", [], ""
+    mhz = routed[0]["fmax"]
+    rows = fpga(config, power, method, mhz)
+    return ("Peak and power of the FPGA", f"Peaks at {mhz} MHz, the routed clock. Power is "
+            "estimated; nothing was measured on a device, and the open tools have no power model "
+            f"of the ECP5. Static: {method['static']['source']}. Dynamic, of elements and special "
+            f"lanes: the energies at 180 nm, capacitances with the length to "
+            f"{method['nanometres']} nm and voltages squared to {method['static']['volts']} V, "
+            f"times {method['gap']['low']:g} to {method['gap']['high']:g} by "
+            f"{method['gap']['source']}. Memories, accumulators, sequencer and pins are not in it, "
+            "and the gap is an average over circuits at 90 nm. So power may be wrong by a factor "
+            "of two or three.", [],
+            table(rows, {"format": "format", "gops": "GOPS at peak", "static": "static W",
+                         "cells": f"W in cells of {method['nanometres']} nm",
+                         "dynamic": "dynamic W", "gops_w": "GOPS/W"}))

@@ -90,19 +90,21 @@ class Scaling:
 
 
 def scalings(nanometres: int) -> list[Scaling]:
-    """Those of all transistors of 14 or 7 nm, over their voltages. Their extremes are the range
-    that a scaled figure has. Raises ValueError for another node."""
+    """Those of all transistors of 14 or 7 nm, over their voltages, or the one of 180 nm, which
+    changes nothing. Their extremes are the range that a scaled figure has. Raises ValueError for
+    another node."""
     source = NODES["180"]
     found = []
     for name, node in NODES.items():
-        if node.nanometres != nanometres or node is source:
+        if node.nanometres != nanometres:
             continue
-        for step in range(_STEPS + 1):
-            volts = round(node.lowest + (node.highest - node.lowest) * step / _STEPS, 3)
+        lowest = SOURCE if node is source else node.lowest
+        for step in range(1 if node is source else _STEPS + 1):
+            volts = round(lowest + (node.highest - lowest) * step / _STEPS, 3)
             found.append(Scaling(
                 name, volts, node.area, node.delay(volts) / source.delay(SOURCE),
                 node.energy(volts) / source.energy(SOURCE),
                 node.nanometres / source.nanometres * (volts / SOURCE) ** 2))
     if not found:
-        raise ValueError(f"nanometres must be 14 or 7, not {nanometres!r}")
+        raise ValueError(f"nanometres must be 180, 14 or 7, not {nanometres!r}")
     return found
