@@ -12,6 +12,7 @@ from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from ulpcore import report_utilisation
 from ulpcore.activity import replay
 from ulpcore.cells import LIBRARY, map_cells
 from ulpcore.cli import main
@@ -200,6 +201,21 @@ def test_the_explorers_router_is_the_one_that_was_measured():
     port = 0.22 / (113 / 8)
     assert prices["crosspoint, per GB/s"] == pytest.approx(without / (25 * 8) / port, rel=0.1)
     assert prices["router port, per GB/s"] == pytest.approx((whole - without) / 40 / port, rel=0.1)
+
+
+def test_layers_are_below_the_roof_and_none_is_bound_by_the_bus(monkeypatch):
+    """As the page says."""
+    rows = []
+    monkeypatch.setattr(report_utilisation, "table", lambda found, _: rows.extend(found) or "")
+    resnet = json.loads((RESULTS / "resnet50-rapid.json").read_text())
+    layers = json.loads((RESULTS.parent / "resnet50_layers.json").read_text())["layers"]
+    report_utilisation.roofline(resnet, layers)
+    assert len(rows) == 2 * len(layers)
+    for row in rows:
+        peak = 1024 * (8 if row["format"] == "INT2" and row["layer"] != "conv1" else 1)
+        assert row["achieved"] <= row["roof"] == peak
+        percent = resnet[row["format"]]["batch 1"]["layers"][row["layer"]]["utilisation_percent"]
+        assert row["achieved"] / peak * 100 == pytest.approx(percent, abs=0.01)
 
 
 def test_plots_draw_what_they_are_given():
