@@ -4,32 +4,41 @@ networks cause in them.
 Each Fashion-MNIST network runs once, an image, on the configuration's RTL, with the ports of the
 array, of an element in its middle and of a lane of special functions recorded. The mapped netlists
 get the window of the recording in which most vectors of the format pass, and what leaves them is
-compared with what left the RTL.
+compared with what left the RTL. For four formats a slice of two rows of the array gets what its
+rows got; no network has BINARY activations, so it also gets the bits of INT2 as BINARY. Encoder and
+router get gradients and traffic of their own (`power_units`).
+
+With `--only` what is not named keeps its last figures.
 """
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from amaranth.lib import wiring
+from power_units import (
+    energy_row,
+    figures_of,
+    measure_encoder,
+    measure_router,
+    measure_slice,
+    slice_config,
+)
+from record import last
 from record import record as keep
 from rich.console import Console
 from ulpcore.activity import replay
 from ulpcore.array import Array
-from ulpcore.cells import map_cells, measure_timing
 from ulpcore.demonstration import load_images, network_codes, network_path
-from ulpcore.interconnect.router import Router
-from ulpcore.power import Model, leakage
+from ulpcore.power import Model
 from ulpcore.processing_element import ProcessingElement
 from ulpcore.recording import record
 from ulpcore.special_lane import SpecialLane
 from ulpsim.compiler import compile_network
 from ulpsim.config import CoreConfig, load_config
 from ulpsim.formats import Precision
-from ulpsim.interconnect.topology import Torus
 from ulpsim.network import load_network
 
 #: Networks by the format of their middle layers' activations, and weights where they are narrower.
@@ -41,22 +50,16 @@ NETWORKS = {
 }
 WINDOW, WARM, RECORDED = 2000, 1500, 13000
 
+#: Formats in which a slice of the array is measured, and the units that are measured apart.
+SLICE_FORMATS = ("FP16", "FP8", "INT4", "INT2")
+UNITS = ("slice", "encoder", "router")
+
 #: Registers of an element, by the beginning of their names, to what they are part of.
 GROUPS = {"following": "weights", "weight": "weights", "activation": "activations",
           "control": "activations", "mode": "activations", "product": "multipliers",
           "pair": "FP8 pair", "tags": "FP adder", "add": "FP adder", "differ": "binary",
           "dot": "integer sums", "odd": "integer sums", "north": "integer sums",
           "sum": "integer sums"}
-
-
-def figures_of(component: wiring.Component, model_groups: dict[str, str], period: float
-               ) -> tuple[dict[str, Any], Model]:
-    """Area, timing and leakage, and the model of the energy."""
-    netlist = map_cells(component, period_ns=period)
-    model = Model(netlist, model_groups)
-    return {"area_um2": round(netlist.area), "cells": netlist.cells,
-            "flip_flops": netlist.flip_flops, **measure_timing(netlist, period_ns=period),
-            "leakage_uw": round(leakage(netlist) * 1e6, 4)}, model
 
 
 def window_of(array: dict[str, np.ndarray], precision: Precision) -> tuple[int, np.ndarray]:
@@ -66,15 +69,20 @@ def window_of(array: dict[str, np.ndarray], precision: Precision) -> tuple[int, 
     return WARM + int(counts.argmax()), busy
 
 
-def measure(config: CoreConfig, name: str, precision: Precision, models: dict[str, Model],
-            blocks: dict[str, wiring.Component], tell: Any) -> dict[str, Any]:
-    """Energy of a cycle and a multiply-add while one network runs."""
+def run(config: CoreConfig, name: str, blocks: dict[str, wiring.Component]
+        ) -> dict[str, dict[str, np.ndarray]]:
+    """The ports of array and blocks while a network runs."""
     network = load_network(network_path(Path(name)))
     compiled = compile_network(network, config, 1)
     codes = network_codes(network, load_images(None, 1)[0])
-    tell(f"{name} on the RTL")
-    recorded = record(compiled, [compiled.pack_input(codes)],
-                      {"array": Array(config=config), **blocks}, cycles=RECORDED)
+    return record(compiled, [compiled.pack_input(codes)],
+                  {"array": Array(config=config), **blocks}, cycles=RECORDED)
+
+
+def measure(config: CoreConfig, name: str, precision: Precision, models: dict[str, Model],
+            blocks: dict[str, wiring.Component], recorded: dict[str, dict[str, np.ndarray]],
+            tell: Any) -> dict[str, Any]:
+    """Energy of a cycle and a multiply-add while one network runs."""
     first, busy = window_of(recorded["array"], precision)
     share = float(busy[first:first + WINDOW].mean())
     entry: dict[str, Any] = {"network": name, "precision": precision.name,
@@ -89,9 +97,7 @@ def measure(config: CoreConfig, name: str, precision: Precision, models: dict[st
             raise RuntimeError(f"the netlist of {path} must do what the RTL does while {name} "
                                f"runs; {activity.agreeing}")
         energy = models[path].energy(activity.toggles)
-        row = {"pj_a_cycle": round(energy.total, 2), "clock": round(energy.clock, 2),
-               "registers": round(energy.registers, 2), "logic": round(energy.logic, 2),
-               "toggles_a_cycle": round(sum(activity.toggles.values()), 1)}
+        row = energy_row(energy) | {"toggles_a_cycle": round(sum(activity.toggles.values()), 1)}
         if path.startswith("array."):
             per = share * precision.per_slot * config.lanes
             row |= {"pj_a_multiply_add": round(energy.total / per, 3),
@@ -107,33 +113,60 @@ def main() -> int:
     parser.add_argument("--config", default="edge", help="a named core or a TOML file")
     parser.add_argument("--period", type=float, default=5.0, metavar="NS",
                         help="clock that the mapping aims at (default: 5)")
-    parser.add_argument("--formats", nargs="*", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--slice", action="store_true",
-                        help="also area and timing of a slice of two rows of the array (minutes)")
+    parser.add_argument("--only", nargs="*", choices=[*NETWORKS, *UNITS],
+                        default=[*NETWORKS, *UNITS], metavar="WHAT",
+                        help=f"formats and units: {', '.join([*NETWORKS, *UNITS])} (default: all)")
     parser.add_argument("--no-keep", action="store_true", help="do not keep the figures")
     options = parser.parse_args()
     config = load_config(options.config)
+    before = last("power")
+    if before.get("config") != config.name:
+        before = {}
     row, column = min(3, config.rows - 1), min(3, config.columns - 1)
     element, lane = f"array.element_{row}_{column}", "special.lane_0"
-    components = {element: lambda: ProcessingElement(config=config),
-                  lane: lambda: SpecialLane(config=config)}
-    extra = {"router": lambda: Router(topology=Torus(4, 4), place=(1, 2))}
-    if options.slice:
-        extra["slice"] = lambda: Array(config=dataclasses.replace(config, rows=2))
-    areas: dict[str, Any] = {}
+    blocks: dict[str, wiring.Component] = {
+        element: ProcessingElement(config=config), lane: SpecialLane(config=config)}
+    areas: dict[str, Any] = before.get("blocks", {})
+    runs: dict[str, Any] = before.get("formats", {})
+    units: dict[str, Any] = before.get("units", {})
     models: dict[str, Model] = {}
+    formats = [title for title in NETWORKS if title in options.only]
+    slices = [title for title in SLICE_FORMATS if "slice" in options.only]
     with Console(stderr=True).status("") as status:
-        for name, make in (components | extra).items():
-            status.update(f"mapping {name}")
+        tell = status.update
+        for name, block in blocks.items() if formats else ():
+            tell(f"mapping {name}")
             areas[name], models[name] = figures_of(
-                make(), GROUPS if name == element else {}, options.period)
-        runs = {title: measure(config, *NETWORKS[title], models,
-                               {path: make() for path, make in components.items()}, status.update)
-                for title in options.formats}
+                block, options.period, GROUPS if name == element else None)
+        if slices:
+            tell("mapping a slice of the array")
+            areas["slice"], models["slice"] = figures_of(
+                Array(config=slice_config(config)), options.period)
+        for title in [title for title in NETWORKS if title in formats or title in slices]:
+            name, precision = NETWORKS[title]
+            tell(f"{name} on the RTL")
+            recorded = run(config, name, blocks)
+            if title in formats:
+                runs[title] = measure(config, name, precision, models, blocks, recorded, tell)
+            if title in slices:
+                first, busy = window_of(recorded["array"], precision)
+                share = float(busy[first:first + WINDOW].mean())
+                arguments = (config, models["slice"], recorded["array"], first, share, precision,
+                             tell)
+                units.setdefault("slice", {})[title] = measure_slice(*arguments)
+                if precision is Precision.INT2:
+                    units["slice"]["BINARY"] = measure_slice(*arguments,
+                                                             taken_as=Precision.BINARY)
+        if "encoder" in options.only:
+            areas["encoder"], units["encoder"] = measure_encoder(options.period, tell)
+        if "router" in options.only:
+            areas["router"], units["router"] = measure_router(options.period, tell, memories=True)
+            areas["router without buffers"], units["router without buffers"] = measure_router(
+                options.period, tell, memories=False)
     result: dict[str, Any] = {
         "library": "OSU 180 nm, 1.8 V, 25 C, typical; no wires, no clock tree, no glitches",
-        "config": config.name, "element": element, "lane": lane, "blocks": areas,
-        "formats": runs}
+        "config": config.name, "period_ns": options.period, "element": element, "lane": lane,
+        "blocks": areas, "formats": runs, "units": units}
     if {"FP16", "INT2"} <= set(runs):
         def ratio(key: str) -> float:
             return round(runs["FP16"][element][key] / runs["INT2"][element][key], 2)

@@ -186,9 +186,10 @@ def test_costs_of_rings_and_switches():
     ring, both = build("ring", 16, 1e9, 0), build("bidirectional-ring", 16, 1e9, 0)
     assert cost_of(ring).ports == 32 and cost_of(ring).routers == 0
     assert cost_of(both).ports == 64 and cost_of(both).routers > 0
-    small_, large = (cost_of(build("switch", n, 1e9, 0)).routers / n for n in (16, 64))
-    # A crossbar grows with the square of its ports.
-    assert 3 < large / small_ < 4
+    small_, middle, large = (cost_of(build("switch", n, 1e9, 0)).routers / n
+                             for n in (16, 32, 64))
+    # A crossbar grows with the square of its ports, buffers with their number.
+    assert large - middle == pytest.approx(2 * (middle - small_)) and middle > small_
     assert wire_lengths(build("mesh", 16, 1e9, 0)).max() == 1
     assert wire_lengths(build("torus", 16, 1e9, 0)).max() == 3
     energy = energy_of(both, np.full(32, 1e9))

@@ -7,7 +7,7 @@ import numpy as np
 from amaranth.lib import wiring
 from numpy.typing import NDArray
 
-from .cells import Netlist, require_library
+from .cells import CutMemory, Netlist, require_library
 from .liberty import read_liberty
 from .simulation import port_widths
 
@@ -107,6 +107,59 @@ class _Simulator:
             nets[outputs] = tables >> index & 1
 
 
+class _Memory:
+    """The contents of a memory that was cut out, beginning with zeros."""
+
+    def __init__(self, memory: CutMemory, places: Mapping[str, NDArray[np.int64]]) -> None:
+        self.clocked = memory.clocked
+        self.contents = np.zeros((memory.depth, memory.width), np.uint8)
+        self.read_address, self.read_data, self.write_address, self.write_data, self.enable = (
+            places[f"{memory.name}.{port}"]
+            for port in ("RD_ADDR", "RD_DATA", "WR_ADDR", "WR_DATA", "WR_EN"))
+        self.read_enable = places[f"{memory.name}.RD_EN"]
+
+    def read(self, nets: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        address = _number(nets[self.read_address])
+        return self.contents[address] if address < len(self.contents) else nets[self.read_data]
+
+    def write(self, nets: NDArray[np.uint8]) -> None:
+        address = _number(nets[self.write_address])
+        if address < len(self.contents):
+            chosen = nets[self.enable] == 1
+            self.contents[address, chosen] = nets[self.write_data][chosen]
+
+
+def _number(bits: NDArray[np.uint8]) -> int:
+    return sum(int(bit) << i for i, bit in enumerate(bits))
+
+
+def _settle(simulator: _Simulator, nets: NDArray[np.uint8], memories: list[_Memory]) -> None:
+    """Until what unclocked memories give is what they hold where they are read."""
+    for _ in range(1 + len(memories)):
+        simulator.settle(nets)
+        changed = False
+        for memory in memories:
+            if not memory.clocked:
+                word = memory.read(nets)
+                changed |= not np.array_equal(word, nets[memory.read_data])
+                nets[memory.read_data] = word
+        if not changed:
+            return
+    raise ValueError("memories must not be in a loop")
+
+
+def _clock(simulator: _Simulator, nets: NDArray[np.uint8], memories: list[_Memory]) -> None:
+    """An edge of the clock, at which all is taken that was there before it."""
+    words = [memory.read(nets).copy() for memory in memories]
+    reads = [memory.clocked and nets[memory.read_enable].all() for memory in memories]
+    for memory in memories:
+        memory.write(nets)
+    nets[simulator.registers] = nets[simulator.data]
+    for memory, word, read in zip(memories, words, reads, strict=True):
+        if read:
+            nets[memory.read_data] = word
+
+
 def replay(netlist: Netlist, component: wiring.Component, ports: Mapping[str, np.ndarray], *,
            first: int, progress: Callable[[int], None] = lambda cycles: None) -> Activity:
     """Give a netlist the recorded inputs of its component and count toggles of settled values.
@@ -118,7 +171,8 @@ def replay(netlist: Netlist, component: wiring.Component, ports: Mapping[str, np
         clock's edge, as words: uint32 [cycles, words], lowest first.
     first
         Cycles that are not counted, in which registers get their contents: the netlist begins
-        with zeros in the middle of the component's run.
+        from reset, and with zeros in memories that were cut out, whenever that is in the
+        component's run.
     progress
         Called with how many cycles have passed since the last call.
 
@@ -136,12 +190,17 @@ def replay(netlist: Netlist, component: wiring.Component, ports: Mapping[str, np
               for name, port in netlist.module["ports"].items()}
     bits = {name: _bits(ports[name], width) for name, width in (in_ports | out_ports).items()}
     nets, last = simulator.initial.copy(), simulator.initial.copy()
+    memories = [_Memory(memory, places) for memory in netlist.memories]
     toggles = np.zeros(len(nets), np.int64)
     agreeing = dict.fromkeys(out_ports, True)
+    nets[places["rst"]] = 1
+    _settle(simulator, nets, memories)
+    _clock(simulator, nets, memories)
+    nets[places["rst"]] = 0
     for cycle in range(cycles):
         for name in in_ports:
             nets[places[name]] = bits[name][cycle]
-        simulator.settle(nets)
+        _settle(simulator, nets, memories)
         if cycle > first:
             toggles += nets ^ last
         if cycle >= first:
@@ -149,7 +208,7 @@ def replay(netlist: Netlist, component: wiring.Component, ports: Mapping[str, np
                 if not np.array_equal(nets[places[name]], bits[name][cycle]):
                     agreeing[name] = False
         last[:] = nets
-        nets[simulator.registers] = nets[simulator.data]
+        _clock(simulator, nets, memories)
         if cycle % 500 == 499:
             progress(500)
     counted = cycles - 1 - first

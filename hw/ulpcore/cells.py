@@ -3,7 +3,7 @@
 Yosys maps to the library of Debian's package `qflow-tech-osu018` (1.8 V, 25 degrees, typical);
 OpenSTA, Debian's `opensta`, gives the timing; for power see `power`. There are no wires: nothing
 is placed, so the load of a net is that of the pins on it, and the clock has no tree. Areas are
-those of the cells.
+those of the cells. The library has no memories: they become flip-flops, or are cut out.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from .simulation import SimulationError, built
 from .synthesis import yosys
 from .verilog import generate
 
-__all__ = ["LIBRARY", "OUTPUT_LOAD", "Netlist", "map_cells", "measure_timing", "require_library"]
+__all__ = ["LIBRARY", "OUTPUT_LOAD", "CutMemory", "Netlist", "map_cells", "measure_timing",
+           "require_library"]
 
 LIBRARY = Path("/usr/share/qflow/tech/osu018/osu018_stdcells.lib")
 
@@ -34,7 +35,7 @@ _CONSTRAINTS = f"set_driving_cell DFFPOSX1\nset_load {OUTPUT_LOAD}\n"
 _MAP = """
 read_liberty -lib -ignore_miss_func {library}
 read_verilog design.v
-hierarchy -check -top top
+hierarchy -check -top top{cut}
 synth -top top -flatten -booth -noabc
 dfflibmap -liberty {library}
 abc -liberty {library} -constr constraints.txt -D {picoseconds}
@@ -50,6 +51,30 @@ read_liberty -ignore_miss_func {library}
 write_verilog -noattr cells.v
 """
 
+#: Memories become ports of the top module, named after them.
+_CUT = """
+proc
+flatten
+opt
+memory -nomap
+opt
+write_json memories.json
+expose -evert t:$mem_v2"""
+
+
+@dataclasses.dataclass(frozen=True)
+class CutMemory:
+    """A memory that is not in a netlist, whose ports are ports `NAME.RD_ADDR` and so on of it.
+
+    One word is read: in the same cycle, or a cycle later if `clocked`. One is written, after it was
+    read, with an enable for each bit.
+    """
+
+    name: str
+    width: int
+    depth: int
+    clocked: bool
+
 
 @dataclasses.dataclass(frozen=True)
 class Netlist:
@@ -57,7 +82,7 @@ class Netlist:
 
     `folder` holds `mapped.v`, module `top`, and `cells.v`, what its cells do. `drivers` are the
     outputs of cells, (instance, pin, bit of the net), `registers` for the bit of a flip-flop's
-    output the name that the register has in the component.
+    output the name that the register has in the component. `memories` are those cut out.
     """
 
     folder: Path
@@ -67,6 +92,11 @@ class Netlist:
     drivers: tuple[tuple[str, str, int], ...]
     registers: Mapping[int, str]
     module: Mapping[str, Any]
+    memories: tuple[CutMemory, ...] = ()
+
+    @property
+    def memory_bits(self) -> int:
+        return sum(memory.width * memory.depth for memory in self.memories)
 
 
 def require_library() -> Path:
@@ -76,15 +106,19 @@ def require_library() -> Path:
     return LIBRARY
 
 
-def map_cells(component: wiring.Component, *, period_ns: float = 5.0) -> Netlist:
+def map_cells(component: wiring.Component, *, period_ns: float = 5.0,
+              memories: bool = True) -> Netlist:
     """Map a component, in one piece, to standard cells (cached).
 
-    `period_ns` is what the mapping aims at: shorter takes larger cells. Raises SimulationError
-    when the library is missing and RuntimeError with the end of Yosys's output when it fails.
+    `period_ns` is what the mapping aims at: shorter takes larger cells. Without `memories` these
+    are cut out, and their ports become ports of the netlist. Raises SimulationError when the
+    library is missing, RuntimeError with the end of Yosys's output when it fails, and ValueError
+    for a memory to be cut that is no `CutMemory`.
     """
     require_library()
     text, _ = generate(component, name="top")
-    script = _MAP.format(library=LIBRARY, picoseconds=round(period_ns * 1000))
+    script = _MAP.format(library=LIBRARY, picoseconds=round(period_ns * 1000),
+                         cut="" if memories else _CUT)
     with built("cells", text, script, _CONSTRAINTS, LIBRARY.read_bytes()) as (folder, complete):
         if not complete:
             (folder / "design.v").write_text(text)
@@ -115,7 +149,23 @@ def _read(folder: Path) -> Netlist:
                 registers[bit] = name
     kinds = Counter(cell["type"] for cell in module["cells"].values())
     return Netlist(folder, float(statistics["area"]), sum(kinds.values()), len(flip_flops),
-                   tuple(drivers), registers, module)
+                   tuple(drivers), registers, module, tuple(_memories(folder / "memories.json")))
+
+
+def _memories(path: Path) -> Iterator[CutMemory]:
+    if not path.exists():
+        return
+    for name, cell in json.loads(path.read_text())["modules"]["top"]["cells"].items():
+        if cell["type"] != "$mem_v2":
+            continue
+        of = {key: value if set(value) - {"0", "1"} else int(value, 2)
+              for key, value in cell["parameters"].items()}
+        if (of["RD_PORTS"], of["WR_PORTS"], of["OFFSET"], of["RD_TRANSPARENCY_MASK"]) != (
+                1, 1, 0, 0):
+            raise ValueError(f"memory {name} must have one port to read, which gives what was "
+                             f"there before, and one to write, not {of['RD_PORTS']} and "
+                             f"{of['WR_PORTS']}")
+        yield CutMemory(name, of["WIDTH"], of["SIZE"], bool(of["RD_CLK_ENABLE"]))
 
 
 def _sta(netlist: Netlist, period_ns: float, commands: Sequence[str]) -> str:
