@@ -22,6 +22,7 @@ from amaranth.hdl import (
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from proof import inside
+from ulpcore.interconnect import buffer
 from ulpcore.interconnect.link import FlitLayout, HeaderLayout
 from ulpcore.interconnect.network import Network
 from ulpcore.interconnect.routing import Way, legal_ways
@@ -151,9 +152,9 @@ class _Claims:
                 if not alone:
                     self._claim_output(place, output)
         if not alone:
-            for buffer in self.buffers.values():
-                self._claim_buffer(buffer)
-        held = Cat(buffer.valid for buffer in self.buffers.values()).any()
+            for each in self.buffers.values():
+                self._claim_buffer(each)
+        held = Cat(each.valid for each in self.buffers.values()).any()
         self.claim(~(held & Cat(self.willing).all()) | Cat(self.moves).any())
         self.stand = Stand(m, self.inputs, self.signals)
 
@@ -242,13 +243,11 @@ class _Claims:
         def at(values: list[Any], address: Value, field: str) -> Value:
             return Array(Value.cast(getattr(v, field)) for v in values)[address]
 
-        for counted in (b.stored, b.waiting):
-            claim((counted & (counted + 1)[:depth]) == 0)
-        claim(Mux(b.valid, b.stored == Cat(1, b.waiting), ~b.stored.any() & ~b.waiting.any()))
-        stored, waiting = sum(b.stored), sum(b.waiting)
         size = len(b.base)
-        claim((b.base + stored)[:size] == b.write_at)
-        claim((b.next_at + waiting)[:size] == b.write_at)
+        claim((b.stored <= depth) & (b.valid == (b.stored != 0)))
+        claim(b.ready == (b.stored <= depth - buffer.UNDER_WAY))
+        claim((b.base + b.stored)[:size] == b.write_at)
+        claim(b.next_at == (b.base + b.valid)[:size])
         claim(~b.valid | (b.front_at == b.base))
         newest, before = Signal(size), Signal(size)
         self.m.d.comb += [newest.eq(b.write_at - 1), before.eq(b.base - 1)]
@@ -260,7 +259,7 @@ class _Claims:
             claim(~store.multicast & (store.last == row.last))
             offset = Signal(size, name=f"offset_{i}")
             self.m.d.comb += offset.eq(i - b.base)
-            occupied = b.stored.bit_select(offset, 1)
+            occupied = offset < b.stored
             claim(~occupied | among(store.ways))
             behind, its = rows[i - 1], controls[i - 1]
             claim(~occupied | (offset == 0) | (
@@ -320,7 +319,7 @@ class _Claims:
         assert beyond is not None
         for c in range(len(valid)):
             to = self.buffers[beyond, output, c]
-            claim(~valid[c] | ~to.stored[-1])
+            claim(~valid[c] | (to.stored != self.depth))
             claim(Mux(valid[c], (flit.first == ~to.within) & (flit.last == ~busy[c]),
                       to.within == busy[c]))
 

@@ -70,7 +70,7 @@ class Buffer(wiring.Component):
         self.depth, self.layout = depth, FlitLayout(width)
         super().__init__({
             "write": In(1), "flit": In(self.layout), "ways": In(ways), "multicast": In(1),
-            "ready": Out(1), "asks": Out(ways), "holds": Out(1), "last": Out(1),
+            "ready": Out(1, init=1), "asks": Out(ways), "holds": Out(1), "last": Out(1),
             "take": In(1), "taken": Out(self.layout), "dropped": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
@@ -98,12 +98,11 @@ class Buffer(wiring.Component):
         with m.If(self.write):
             m.d.sync += [ways.eq(coming.ways), multicast.eq(coming.multicast)]
 
-        # What is in front, at `front_at`; what follows it at `next_at`, if anything is `waiting`.
-        # Its packet begins at `base` as long as copies of it remain.
+        # What is in front, at `front_at`; what follows it at `next_at`, if there is `more`. Its
+        # packet begins at `base` as long as copies of it remain.
         base, front_at, next_at, taken_at = (Signal(range(depth), name=name) for name in (
             "base", "front_at", "next_at", "taken_at"))
-        # Counts are as many ones as they count: whether there is room, or more, is a bit of them.
-        stored, waiting = (Signal(depth, name=name) for name in ("stored", "waiting"))
+        stored = Signal(range(depth + 1))
         valid = Signal()
         front = Signal(control, reset_less=True)
         away, final = (Signal(name=name, reset_less=True) for name in ("away", "final"))
@@ -114,18 +113,22 @@ class Buffer(wiring.Component):
         ahead, taken = controls.read_port(domain="comb"), flits.read_port(domain="comb")
         m.d.comb += [
             ahead.addr.eq(next_at), taken.addr.eq(taken_at), self.taken.eq(taken.data),
-            more.eq(waiting[0]), there.eq(more | self.write),
+            # Behind a flit in front there are fewer than `depth`; from the start there may be
+            # as many.
+            more.eq((next_at != write_at) | rewound), there.eq(more | self.write),
             following.eq(Mux(more, ahead.data, coming)),
             keeps.eq(front.multicast & ~away & ~final),
             advance.eq(self.take | (valid & away)),
             leaves.eq(advance & ~keeps), rewind.eq(advance & keeps & front.last),
             load.eq((~valid | advance) & ~rewind & there), self.last.eq(front.last)]
         m.d.sync += [taken_at.eq(front_at), rewound.eq(rewind)]
-        now, later = _counted(stored, self.write), _counted(waiting, self.write)
-        m.d.comb += self.ready.eq(~stored[depth - UNDER_WAY])
+        # `leaves` comes late in the cycle: what it decides is known for both cases.
+        most = depth - UNDER_WAY
         m.d.sync += [
-            stored.eq(Mux(leaves, now >> 1, now)),
-            waiting.eq(Mux(rewind, now, Mux(load, later >> 1, later))),
+            stored.eq(Mux(leaves, Mux(self.write, stored, stored - 1),
+                          Mux(self.write, stored + 1, stored))),
+            self.ready.eq(Mux(leaves, stored + self.write <= most + 1,
+                              stored + self.write <= most)),
             base.eq(_stepped(base, leaves)),
             next_at.eq(Mux(rewind, base, _stepped(next_at, load)))]
         with m.If(load):
@@ -165,8 +168,3 @@ class Buffer(wiring.Component):
 def _stepped(pointer: Signal, step: Value) -> Value:
     """`pointer` + `step`, in lookup tables: a carry chain is slower for so few bits."""
     return Cat(pointer[i] ^ (step & pointer[:i].all()) for i in range(len(pointer)))
-
-
-def _counted(count: Signal, one: Value) -> Value:
-    """One more, if `one`, as a row of ones."""
-    return Mux(one, Cat(1, count[:-1]), count)
