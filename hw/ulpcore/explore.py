@@ -89,10 +89,10 @@ def explore(options: Namespace) -> int:
                 good, ["network", "compression", "tflops", "gbs"]), table(good, COLUMNS))]))
     if options.json:
         print(json.dumps(rows))
-    else:
-        _print(good, rows)
     if not good:
-        raise ValueError(rows[0]["refused"])
+        raise ValueError("; ".join(dict.fromkeys(row["refused"] for row in rows)))
+    if not options.json:
+        _print(good, rows)
     return 0
 
 
