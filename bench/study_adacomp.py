@@ -102,6 +102,8 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--learners", nargs="+", type=int, metavar="N",
                         help="only runs of so many learners")
+    parser.add_argument("--factors", nargs="+", type=float, metavar="F",
+                        help="only AdaComp's runs with these factors, beside all others")
     parser.add_argument("--steps", type=int, metavar="N",
                         help=f"steps of a run (default: {STEPS['cnn']} and {STEPS['lstm']})")
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"),
@@ -128,7 +130,9 @@ def run_task(task: str, options: argparse.Namespace, progress: Progress) -> None
     steps = options.steps or STEPS[task]
     runs = [run for part in options.part for seed in options.seeds
             for run in plan(task, part, seed, steps)
-            if options.learners is None or run.learners in options.learners]
+            if (options.learners is None or run.learners in options.learners)
+            and (options.factors is None or run.method != "adacomp"
+                 or run.factor in options.factors)]
     data = None
     for number, run in enumerate(runs):
         if run.key in load(task):
