@@ -10,6 +10,7 @@ from ulpsim.explorer import sweep as sweeps
 from ulpsim.explorer.compression import SCHEMES, load_scheme
 from ulpsim.explorer.compute import Times, core_tflops, step_times
 from ulpsim.explorer.cost import cost_of, energy_of, wire_lengths
+from ulpsim.explorer.data import load
 from ulpsim.explorer.networks import NETWORKS, Layer, Network, load_network
 from ulpsim.explorer.search import cheapest
 from ulpsim.explorer.step import Settings, buckets, simulate_step
@@ -59,8 +60,9 @@ def test_batches_below_one_are_refused():
 def test_rates_are_interpolated_between_what_was_measured():
     scheme = load_scheme("adacomp")
     layer = Layer("one", "convolution", 1_000_000, 1, 1, 1)
-    sizes = [scheme.traffic([layer], n).packet for n in (2, 8, 16, 32, 1024)]
-    assert sizes[0] == sizes[1] > sizes[2] > sizes[3] == sizes[4]
+    # Measured with 1, 8, 32 and 128 learners: the more, the fewer images has each.
+    sizes = [scheme.traffic([layer], n).packet for n in (1, 8, 16, 32, 128, 1024)]
+    assert sizes == sorted(sizes, reverse=True) and sizes[4] == sizes[5]
     assert sizes[2] == pytest.approx((sizes[1] + sizes[3]) / 2)
 
 
@@ -68,7 +70,8 @@ def test_union_grows_to_everything_and_meets_what_was_measured():
     scheme = load_scheme("adacomp")
     unions = scheme.union("convolution", np.array([1, 2, 8, 32, 256, 4096]))
     assert np.all(np.diff(unions) > 0) and unions[-1] <= 1
-    assert unions[2:4] == pytest.approx([0.4481, 0.7405], abs=2e-3)
+    measured = load("rates")["methods"][scheme.measured]["convolution"]
+    assert unions[2:4] == pytest.approx([measured[n]["union"] for n in ("8", "32")])
     top = load_scheme("top-k")
     sizes = top.union_bytes([Layer("one", "other", 1000, 1, 1, 1)], 4096)
     assert len(sizes) == 4096 and np.all(np.diff(sizes) >= 0) and sizes[-1] <= 4000
@@ -155,7 +158,7 @@ def test_the_topology_changes_the_answer():
 def test_volume_of_adacomp_grows_and_that_of_the_leader_does_not():
     sent = {scheme: [evaluate(Point(n=n, compression=scheme))["sent_mb"] for n in (16, 64, 256)]
             for scheme in ("fp32", "adacomp", "clt-k")}
-    assert sent["adacomp"][2] > 3.5 * sent["adacomp"][1] > 12 * sent["adacomp"][0]
+    assert sent["adacomp"][2] > 3 * sent["adacomp"][1] > 9 * sent["adacomp"][0]
     assert sent["clt-k"][2] < 1.1 * sent["clt-k"][0]
     assert sent["adacomp"][0] < sent["fp32"][0] < sent["adacomp"][2]
 
