@@ -6,9 +6,11 @@ encoder, decoder and engine on the ECP5-85F.
 import argparse
 import sys
 import time
+from collections.abc import Iterator
 
 import numpy as np
-from record import record
+from amaranth.lib import wiring
+from record import last, record
 from rich.console import Console
 from synthesis import measure_apart
 from ulpcore.compression.decoder import Decoder
@@ -22,6 +24,7 @@ from ulpsim.compression.packets import packets_of
 _ELEMENTS = 1 << 20
 _BINS = (50, 64, 500)
 _TARGET = 100.0
+BLOCKS = ("decoder", "encoder", "engine")
 #: Lanes and bytes of the bus that go together.
 _ENGINES = ((1, 4), (8, 64))
 
@@ -78,6 +81,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--golden", action="store_true", help="speed of the golden model")
     parser.add_argument("--synth", action="store_true", help="area, and with --seeds frequency")
+    parser.add_argument("--blocks", nargs="+", choices=BLOCKS, default=list(BLOCKS),
+                        help="those that --synth is for; figures of the others stay")
     parser.add_argument("--lanes", type=int, nargs="*", default=list(LANES), choices=LANES)
     parser.add_argument("--seeds", type=int, nargs="*", default=[1],
                         help="nextpnr's seeds (default: 1; none: area alone)")
@@ -94,20 +99,30 @@ def main() -> int:
             "encoder_elements_a_cycle": {str(n): throughput(n) for n in options.lanes},
             "decoder": decoder()}, keep=not options.no_keep)
         return 0
-    figures = {}
+    figures = last("synthesis-compression")
     with Console(stderr=True).status("") as status:
-        for name, component, lanes in (
-                ("decoder", Decoder(), 0),
-                *((f"encoder, {n} lanes", Encoder(lanes=n, largest_bin=options.largest_bin), n)
-                  for n in options.lanes),
-                *((f"engine, {n} lanes, {size} bytes", CompressionEngine(
-                    lanes=n, largest_bin=options.largest_bin, bus_bytes=size), 0)
-                  for n, size in _ENGINES if n in options.lanes)):
+        for name, component, lanes in _blocks(options.blocks, options.lanes, options.largest_bin):
             figures[name] = measure_apart(component, name, options.seeds, _TARGET, status.update)
             if lanes:
                 figures[name]["comb_a_lane"] = round(figures[name]["area"]["comb"] / lanes)
-    record("synthesis-compression", figures, keep=not options.no_keep)
+            # One by one: all of them take more than an hour.
+            record("synthesis-compression", figures, keep=not options.no_keep)
     return 0
+
+
+def _blocks(kinds: list[str], lanes: list[int], largest_bin: int
+            ) -> Iterator[tuple[str, wiring.Component, int]]:
+    """Name, block, and the lanes of an encoder."""
+    if "decoder" in kinds:
+        yield "decoder", Decoder(), 0
+    if "encoder" in kinds:
+        for n in lanes:
+            yield f"encoder, {n} lanes", Encoder(lanes=n, largest_bin=largest_bin), n
+    if "engine" in kinds:
+        for n, size in _ENGINES:
+            if n in lanes:
+                yield f"engine, {n} lanes, {size} bytes", CompressionEngine(
+                    lanes=n, largest_bin=largest_bin, bus_bytes=size), 0
 
 
 if __name__ == "__main__":
