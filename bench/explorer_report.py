@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ulpcore.explore import COLUMNS
-from ulpsim.explorer.page import efficiency_plots, page, table
+from ulpsim.page import efficiency_plots, page, table
 
 __all__ = ["SCHEMES", "STUDIED", "limits", "overtakes", "write"]
 

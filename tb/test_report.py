@@ -23,7 +23,7 @@ from ulpcore.report import RESULTS
 from ulpcore.simulation import SimulationError
 from ulpsim.config import EDGE, RAPID
 from ulpsim.explorer.data import load
-from ulpsim.explorer.page import bars, plot
+from ulpsim.page import bars, plot
 from ulpsim.scaling import scalings
 
 BROWSER = next(filter(None, map(shutil.which, (

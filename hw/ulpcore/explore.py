@@ -8,10 +8,10 @@ from typing import Any
 
 from ulpsim.explorer.compression import SCHEMES
 from ulpsim.explorer.networks import NETWORKS
-from ulpsim.explorer.page import efficiency_plots, page, table
 from ulpsim.explorer.search import cheapest
 from ulpsim.explorer.sweep import SCALINGS, Point, evaluate, sweep
 from ulpsim.explorer.topologies import TOPOLOGIES
+from ulpsim.page import efficiency_plots, page, table
 
 __all__ = ["COLUMNS", "add_arguments", "explore"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ulpsim.config import CoreConfig
-from ulpsim.explorer.page import bars, page, table
+from ulpsim.page import bars, page, table
 
 from .report_comparison import at_180, comparison, fpga_comparison, fpga_power
 from .report_utilisation import roofline, utilisation

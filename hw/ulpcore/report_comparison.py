@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ulpsim.config import RAPID, CoreConfig
-from ulpsim.explorer.page import plot, table
+from ulpsim.page import plot, table
 
 from .estimate import fpga, scaled
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ulpsim.config import RAPID, SLOT_BYTES
-from ulpsim.explorer.page import plot, table
 from ulpsim.formats import FORMATS
+from ulpsim.page import plot, table
 
 __all__ = ["roofline", "utilisation"]
 
